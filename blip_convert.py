@@ -1,0 +1,352 @@
+"""Convert a BLIP checkpoint from PyTorch to OpenVINO IR: vision model, text encoder and stateful text decoder.
+
+    python blip_convert.py models/blip-easy-vqa --output build/blip-easy-vqa
+
+Every function takes a PyTorch module of `transformers` and gives an `ov.Model`; `convert` does all parts into a folder
+that `blip_model.OVBlipModel.from_pretrained` runs with nothing else at hand.
+"""
+
+import argparse
+import copy
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import torch
+from openvino import opset13 as opset
+from openvino.op import assign, read_value
+from openvino.op.util import Variable, VariableInfo
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import BlipProcessor, PreTrainedModel
+
+from blip_files import TEXT_DECODER, TEXT_ENCODER, VISION_MODEL, ensure_ir, staging
+from blip_torch import checkpoint_digest, load_checkpoint
+
+CONVERTER_VERSION = "1"
+"""Goes into every IR. Raise it whenever the graphs below change, so that IRs of the old shape are made anew."""
+
+
+class VisionModel(nn.Module):
+    """The image tokens alone: BLIP's pooled output is the first of them and nothing downstream asks for it."""
+
+    def __init__(self, vision_model: nn.Module):
+        super().__init__()
+        self.vision_model = vision_model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:  # [1, 3, H, W] -> [1, image tokens, hidden]
+        return self.vision_model(pixel_values).last_hidden_state
+
+
+def additive_mask(allowed: Tensor) -> Tensor:
+    """0 where `allowed`, the lowest float32 elsewhere: what attention adds to its scores."""
+    return torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
+
+
+def split_heads(hidden_states: Tensor, attention: nn.Module) -> Tensor:
+    """[B, T, hidden] -> [B, heads, T, head size]."""
+    batch, length = hidden_states.shape[:2]
+    heads, head_size = attention.num_attention_heads, attention.attention_head_size
+    return hidden_states.view(batch, length, heads, head_size).transpose(1, 2)
+
+
+def merge_heads(context: Tensor) -> Tensor:
+    """[B, heads, T, head size] -> [B, T, hidden]."""
+    return context.transpose(1, 2).flatten(2)
+
+
+def self_attention(layer: nn.Module, hidden_states: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None):
+    """One layer's self-attention over the past tokens and the new ones.
+
+    Args:
+        hidden_states: [B, T, hidden].
+        mask: additive, broadcastable to [B, heads, T, past + T].
+        past: keys and values of earlier tokens, each [B, heads, past, head size]; None where there is no past.
+
+    Returns:
+        The new hidden states [B, T, hidden], and the keys and values of all tokens so far.
+    """
+    attention = layer.attention.self
+    query, key, value = (
+        split_heads(projection(hidden_states), attention)
+        for projection in (attention.query, attention.key, attention.value)
+    )
+    if past is not None:
+        key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+    context = scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return layer.attention.output(merge_heads(context), hidden_states), key, value
+
+
+def cross_attention(layer: nn.Module, hidden_states: Tensor, encoder_hidden_states: Tensor, mask: Tensor):
+    """One layer's attention to the encoder's tokens: the image's, or the analysed question's.
+
+    Rows of text that share their encoder row (the beams of a caption, the questions about one image) are laid out as
+    more queries of that row, so `hidden_states` may hold k·E rows for E encoder rows, k consecutive ones each, and
+    keys and values are projected E times, not k·E times.
+
+    Args:
+        hidden_states: [k·E, T, hidden].
+        encoder_hidden_states: [E, N, encoder hidden].
+        mask: additive, [E, 1, 1, N].
+
+    Returns:
+        The new hidden states [k·E, T, hidden], and the encoder's keys and values [E, heads, N, head size].
+    """
+    attention = layer.crossattention.self
+    key = split_heads(attention.key(encoder_hidden_states), attention)
+    value = split_heads(attention.value(encoder_hidden_states), attention)
+    query = attention.query(hidden_states).reshape(encoder_hidden_states.shape[0], -1, attention.all_head_size)
+    context = scaled_dot_product_attention(split_heads(query, attention), key, value, attn_mask=mask)
+    context = merge_heads(context).reshape(hidden_states.shape)
+    return layer.crossattention.output(context, hidden_states), key, value
+
+
+class TextEncoder(nn.Module):
+    """BLIP's image-grounded text encoder: the question's tokens, having looked at each other and at the image.
+
+    With an `itm_head` (image-text matching checkpoints) it also scores whether the text describes the image.
+    """
+
+    def __init__(self, text_encoder: nn.Module, itm_head: nn.Module | None = None):
+        super().__init__()
+        self.embeddings, self.layers, self.itm_head = text_encoder.embeddings, text_encoder.encoder.layer, itm_head
+
+    def forward(
+        self,
+        input_ids: Tensor,  # [k·E, T] int64
+        attention_mask: Tensor,  # [k·E, T] int64
+        encoder_hidden_states: Tensor,  # [E, N, vision hidden]
+        encoder_attention_mask: Tensor,  # [E, N] int64
+    ):
+        mask = additive_mask(attention_mask[:, None, None, :] > 0)
+        encoder_mask = additive_mask(encoder_attention_mask[:, None, None, :] > 0)
+        hidden_states = self.embeddings(input_ids)
+        for layer in self.layers:
+            hidden_states, _, _ = self_attention(layer, hidden_states, mask, past=None)
+            hidden_states, _, _ = cross_attention(layer, hidden_states, encoder_hidden_states, encoder_mask)
+            hidden_states = layer.feed_forward_chunk(hidden_states)
+        if self.itm_head is None:
+            return hidden_states
+        return hidden_states, self.itm_head(hidden_states[:, 0])
+
+
+class TextDecoder(nn.Module):
+    """One step of BLIP's image-grounded text decoder with an explicit KV cache.
+
+    The cache is a flat list, key and value of layer 0, of layer 1 and so on, because a tracer knows tensors and not
+    cache objects. Logits are those of the last position: the only ones a generation reads.
+    """
+
+    def __init__(self, text_decoder: nn.Module):
+        super().__init__()
+        self.embeddings, self.layers, self.cls = (
+            text_decoder.bert.embeddings,
+            text_decoder.bert.encoder.layer,
+            text_decoder.cls,
+        )
+
+    def forward(
+        self,
+        input_ids: Tensor,  # [k·E, T] int64, the new tokens
+        attention_mask: Tensor,  # [k·E, past + T] int64
+        encoder_hidden_states: Tensor,  # [E, N, encoder hidden]
+        encoder_attention_mask: Tensor,  # [E, N] int64
+        beam_idx: Tensor,  # [k·E] int32, which row of the cache each row goes on from
+        *past: Tensor,  # 2 per layer, each [k·E, heads, past, head size]
+    ):
+        length = attention_mask.shape[1]
+        positions = torch.arange(length)
+        new_positions = positions[length - input_ids.shape[1] :]
+        causal = positions[None, :] <= new_positions[:, None]
+        mask = additive_mask(causal[None, None] & (attention_mask[:, None, None, :] > 0))
+        encoder_mask = additive_mask(encoder_attention_mask[:, None, None, :] > 0)
+
+        hidden_states = self.embeddings(input_ids, position_ids=new_positions[None])
+        present, cross = [], []
+        for index, layer in enumerate(self.layers):
+            layer_past = tuple(state.index_select(0, beam_idx) for state in past[2 * index : 2 * index + 2])
+            hidden_states, *keys_and_values = self_attention(layer, hidden_states, mask, layer_past)
+            present += keys_and_values
+            hidden_states, *keys_and_values = cross_attention(layer, hidden_states, encoder_hidden_states, encoder_mask)
+            cross += keys_and_values
+            hidden_states = layer.feed_forward_chunk(hidden_states)
+        return self.cls(hidden_states[:, -1:]), *present, *cross
+
+
+def name_ports(model: ov.Model, inputs: list[str], outputs: list[str]) -> None:
+    """Give the model's inputs and outputs the names a caller uses, in order."""
+    for port, name in zip(model.inputs, inputs, strict=True):
+        port.get_node().set_friendly_name(name)
+        port.set_names({name})
+    for port, name in zip(model.outputs, outputs, strict=True):
+        port.set_names({name})
+
+
+def convert_vision_model(vision_model: nn.Module) -> ov.Model:
+    """The vision transformer: `pixel_values` [1, 3, H, W] -> `last_hidden_state` [1, image tokens, hidden].
+
+    The shape is static: INT8 kernels for AMX need fixed sizes to be fast, and an image has one size anyway.
+    """
+    size = vision_model.config.image_size
+    model = ov.convert_model(
+        VisionModel(vision_model), example_input=torch.zeros(1, 3, size, size), input=[1, 3, size, size]
+    )
+    name_ports(model, ["pixel_values"], ["last_hidden_state"])
+    return model
+
+
+def convert_text_encoder(text_encoder: nn.Module, itm_head: nn.Module | None = None) -> ov.Model:
+    """The question's tokens, grounded in the image.
+
+    `input_ids`, `attention_mask` [k·E, T] int64, `encoder_hidden_states` [E, N, vision hidden],
+    `encoder_attention_mask` [E, N] int64 -> `last_hidden_state` [k·E, T, hidden] and, with an `itm_head`,
+    `itm_logits` [k·E, 2]. Row r of the text attends to encoder row r // k.
+    """
+    width = text_encoder.config.encoder_hidden_size
+    example = {
+        "input_ids": torch.ones(4, 5, dtype=torch.int64),
+        "attention_mask": torch.ones(4, 5, dtype=torch.int64),
+        "encoder_hidden_states": torch.zeros(2, 7, width),
+        "encoder_attention_mask": torch.ones(2, 7, dtype=torch.int64),
+    }
+    model = ov.convert_model(
+        TextEncoder(text_encoder, itm_head),
+        example_input=example,
+        input=[[-1, -1], [-1, -1], [-1, -1, width], [-1, -1]],
+    )
+    name_ports(model, list(example), ["last_hidden_state"] + ["itm_logits"] * (itm_head is not None))
+    return model
+
+
+def convert_text_decoder(text_decoder: nn.Module) -> ov.Model:
+    """One step of generation, stateful: the KV cache lives inside the model, not in its inputs and outputs.
+
+    `input_ids` [k·E, T] int64 (the new tokens), `attention_mask` [k·E, past + T] int64, `encoder_hidden_states`
+    [E, N, encoder hidden], `encoder_attention_mask` [E, N] int64, `beam_idx` [k·E] int32 -> `logits`
+    [k·E, 1, vocabulary] of the last position. `reset_state()` begins a new generation.
+    """
+    config = text_decoder.config
+    width, layers, heads = config.encoder_hidden_size, config.num_hidden_layers, config.num_attention_heads
+    head_size = config.hidden_size // heads
+    names = ["input_ids", "attention_mask", "encoder_hidden_states", "encoder_attention_mask", "beam_idx"]
+    caches = [f"{{}}.{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
+    past = [cache.format("past") for cache in caches]
+    present = [cache.format("present") for cache in caches]
+    cross = [cache.format("cross") for cache in caches]
+    example = (
+        torch.ones(4, 2, dtype=torch.int64),
+        torch.ones(4, 5, dtype=torch.int64),
+        torch.zeros(2, 7, width),
+        torch.ones(2, 7, dtype=torch.int64),
+        torch.arange(4, dtype=torch.int32),
+        *(torch.zeros(4, heads, 3, head_size) for _ in past),
+    )
+    model = ov.convert_model(
+        TextDecoder(text_decoder),
+        example_input=example,
+        input=[[-1, -1], [-1, -1], [-1, -1, width], [-1, -1], [-1]] + [[-1, heads, -1, head_size]] * len(past),
+    )
+    name_ports(model, names + past, ["logits", *present, *cross])
+    make_stateful(model, past, present, cross)
+    # A caption is some 20 tokens: 8-bit caches, which the CPU would choose, save nothing here and cost accuracy.
+    model.set_rt_info("f32", ["runtime_options", "KV_CACHE_PRECISION"])
+    return model
+
+
+def make_stateful(model: ov.Model, past: list[str], present: list[str], cross: list[str]) -> None:
+    """Turn the decoder's caches into state, in place.
+
+    A `past` input and its `present` output become one variable that starts empty and is as long as the text so far.
+    A `cross` output becomes a variable whose initial value is its own projection of the encoder's tokens: it is
+    computed at the first step after `reset_state()` and only read at every later one.
+    """
+    input_ids = model.input("input_ids").get_node()
+    batch = opset.gather(opset.shape_of(input_ids), opset.constant([0]), opset.constant(0))
+    variables, sinks = [], []
+
+    def add_variable(name: str, initial: ov.Output, readers: set[ov.Input], new_value: ov.Node | None = None) -> None:
+        shape = initial.get_partial_shape()
+        shape[0] = shape[2] = -1
+        info = VariableInfo()
+        info.data_shape, info.data_type, info.variable_id = shape, ov.Type.f32, name
+        variable = Variable(info)
+        read = read_value(initial, variable)
+        for reader in readers:
+            reader.replace_source_output(read.output(0))
+        sinks.append(assign(new_value or read, variable))
+        variables.append(variable)
+
+    for past_name, present_name in zip(past, present, strict=True):
+        parameter, result = model.input(past_name).get_node(), model.output(present_name).get_node()
+        heads, head_size = (parameter.get_partial_shape()[axis].get_length() for axis in (1, 3))
+        empty_shape = opset.concat(
+            [batch, opset.constant([heads]), opset.constant([0]), opset.constant([head_size])], 0
+        )
+        empty = opset.broadcast(opset.constant(np.float32(0)), empty_shape)
+        add_variable(
+            past_name, empty.output(0), parameter.output(0).get_target_inputs(), result.input_value(0).get_node()
+        )
+        model.remove_parameter(parameter)
+        model.remove_result(result)
+    for name in cross:
+        result = model.output(name).get_node()
+        projection = result.input_value(0)
+        model.remove_result(result)
+        add_variable(name, projection, projection.get_target_inputs())
+    model.add_variables(variables)
+    model.add_sinks(sinks)
+    model.validate_nodes_and_infer_types()
+
+
+def conversion_stamp(model: PreTrainedModel) -> dict[str, str]:
+    """What every IR made from `model` is marked with: the checkpoint's digest and the converter's version."""
+    return {"checkpoint": checkpoint_digest(model), "converter": CONVERTER_VERSION}
+
+
+def save_settings(model: PreTrainedModel, processor: BlipProcessor, folder: Path, checkpoint: str) -> None:
+    """Save what running needs beside the IRs: configuration, generation configuration and processor."""
+    config = copy.deepcopy(model.config)
+    config.openvino_checkpoint = checkpoint
+    with staging(folder) as unfinished:
+        config.save_pretrained(unfinished)
+        if hasattr(model, "text_decoder"):
+            model.text_decoder.generation_config.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+        for file in unfinished.iterdir():
+            file.replace(folder / file.name)
+
+
+def convert(model: PreTrainedModel, processor: BlipProcessor, folder: str | Path) -> Path:
+    """Convert all parts that `model` has into `folder`, with everything else that running needs.
+
+    A captioning checkpoint has no text encoder, a retrieval one no text decoder. IRs that were made from the same
+    weights by this converter are reused. Returns the folder.
+    """
+    folder, stamp = Path(folder), conversion_stamp(model)
+    save_settings(model, processor, folder, stamp["checkpoint"])
+    ensure_ir(folder / VISION_MODEL, stamp, lambda: convert_vision_model(model.vision_model))
+    if hasattr(model, "text_encoder"):
+        itm_head = getattr(model, "itm_head", None)
+        ensure_ir(folder / TEXT_ENCODER, stamp, lambda: convert_text_encoder(model.text_encoder, itm_head))
+    if hasattr(model, "text_decoder"):
+        ensure_ir(folder / TEXT_DECODER, stamp, lambda: convert_text_decoder(model.text_decoder))
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Convert a BLIP checkpoint to OpenVINO IR.")
+    parser.add_argument("model", help="name on the Hugging Face Hub or a local folder")
+    parser.add_argument("--output", type=Path, help="folder for the IRs (default: build/ and the model's name)")
+    arguments = parser.parse_args()
+    folder = arguments.output or default_folder(arguments.model)
+    model = load_checkpoint(arguments.model)
+    print(f"{convert(model, BlipProcessor.from_pretrained(arguments.model), folder)} is ready")
+
+
+def default_folder(model_id: str | Path) -> Path:
+    """Where the notebooks and scripts keep a model's IRs: `build/` and the last part of its name."""
+    return Path("build") / Path(model_id).name
+
+
+if __name__ == "__main__":
+    main()

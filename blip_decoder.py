@@ -1,0 +1,144 @@
+"""The text decoder at run time: one step over the compiled stateful model, and `generate` of transformers around it."""
+
+import numpy as np
+import openvino as ov
+import torch
+from torch import Tensor
+from transformers import BlipTextConfig, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
+
+
+class DecoderState:
+    """One generation in progress: an infer request, whose state holds the KV cache, and how far it has come.
+
+    It is what `generate` keeps as `past_key_values`. Every generation has its own, so several may run at once.
+    """
+
+    is_compileable = False
+
+    def __init__(
+        self, text_decoder: ov.CompiledModel, encoder_hidden_states: np.ndarray, encoder_attention_mask: np.ndarray
+    ):
+        self.request = text_decoder.create_infer_request()
+        self.request.set_tensor("encoder_hidden_states", ov.Tensor(encoder_hidden_states, shared_memory=True))
+        self.request.set_tensor("encoder_attention_mask", ov.Tensor(encoder_attention_mask, shared_memory=True))
+        self.encoder_tensors = encoder_hidden_states, encoder_attention_mask  # the request does not keep them alive
+        self.length = 0
+        self.beam_idx: np.ndarray | None = None
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """How many tokens the cache holds."""
+        return self.length
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Let each row go on from row `beam_idx` [rows] of the cache; the model gathers them at its next step."""
+        self.beam_idx = beam_idx.numpy().astype(np.int32)
+
+    def step(self, input_ids: np.ndarray, attention_mask: np.ndarray | None) -> np.ndarray:
+        """Feed the new tokens [rows, T] int64; the logits [rows, 1, vocabulary] of the last one come back."""
+        rows, length = input_ids.shape
+        self.length += length
+        outputs = self.request.infer(
+            {
+                "input_ids": input_ids,
+                "attention_mask": np.ones((rows, self.length), np.int64) if attention_mask is None else attention_mask,
+                "beam_idx": np.arange(rows, dtype=np.int32) if self.beam_idx is None else self.beam_idx,
+            },
+            share_inputs=True,
+        )
+        self.beam_idx = None
+        return outputs["logits"]
+
+
+def text_decoder_forward(
+    ov_text_decoder_with_past: ov.CompiledModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    past_key_values: DecoderState | None = None,
+    encoder_hidden_states: Tensor | None = None,
+    encoder_attention_mask: Tensor | None = None,
+    use_cache: bool = True,
+    **kwargs,
+) -> CausalLMOutputWithCrossAttentions:
+    """One generation step with the signature of the PyTorch text decoder's `forward`.
+
+    Args:
+        ov_text_decoder_with_past: the compiled stateful decoder.
+        input_ids: [rows, T] int64; all tokens at the first step, the new ones after it.
+        attention_mask: [rows, past + T] int64; None is all ones.
+        past_key_values: what the previous step returned; anything else begins a new generation.
+        encoder_hidden_states: [E, N, width] float32, the image's or the question's tokens. E divides rows.
+        encoder_attention_mask: [E, N] int64; None is all ones.
+        use_cache: False forgets every step, so that `input_ids` must hold all tokens each time.
+
+    Returns:
+        `logits` [rows, 1, vocabulary] float32 of the last position, and `past_key_values`.
+    """
+    state = past_key_values
+    if not isinstance(state, DecoderState):
+        if encoder_attention_mask is None:
+            encoder_attention_mask = torch.ones(encoder_hidden_states.shape[:2], dtype=torch.int64)
+        state = DecoderState(
+            ov_text_decoder_with_past,
+            np.ascontiguousarray(encoder_hidden_states.numpy(), np.float32),
+            np.ascontiguousarray(encoder_attention_mask.numpy(), np.int64),
+        )
+    logits = state.step(
+        input_ids.contiguous().numpy(), None if attention_mask is None else attention_mask.to(torch.int64).numpy()
+    )
+    return CausalLMOutputWithCrossAttentions(
+        logits=torch.from_numpy(logits), past_key_values=state if use_cache else None
+    )
+
+
+class OVTextDecoder(PreTrainedModel, GenerationMixin):
+    """The compiled text decoder as a model that transformers' `generate` can drive; it has no PyTorch weights."""
+
+    config_class = BlipTextConfig
+    main_input_name = "input_ids"
+
+    def __init__(
+        self,
+        config: BlipTextConfig,
+        text_decoder: ov.CompiledModel,
+        generation_config: GenerationConfig | None = None,
+    ):
+        super().__init__(config)
+        self.text_decoder = text_decoder
+        if generation_config is not None:
+            self.generation_config = generation_config
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors go in and come out; OpenVINO moves them to its own device."""
+        return torch.device("cpu")
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: DecoderState | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        use_cache: bool = True,
+        return_dict: bool = True,
+    ) -> CausalLMOutputWithCrossAttentions:
+        """See `text_decoder_forward`."""
+        return text_decoder_forward(
+            self.text_decoder,
+            input_ids,
+            attention_mask,
+            past_key_values,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            use_cache,
+        )
+
+    def _prepare_cache_for_generation(self, *args, **kwargs) -> None:
+        """The cache is the infer request's state: nothing to allocate."""
+
+    def _expand_inputs_for_generation(self, *args, **kwargs):
+        """Repeat the text for every beam, but not the encoder's tokens: the decoder lets beams share them."""
+        shared = {name: kwargs.pop(name) for name in tuple(kwargs) if name.startswith("encoder_")}
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(*args, **kwargs)
+        return input_ids, model_kwargs | shared

@@ -1,0 +1,118 @@
+"""The files of a converted model: their names and stamps, saved so that none is ever half there, read with care.
+
+A converted folder holds `config.json`, `generation_config.json`, the processor's files and the IRs. Every IR carries
+the digest of the checkpoint it came from and the version of the converter that made it.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import openvino as ov
+from transformers import BlipConfig
+
+VISION_MODEL = "blip_vision_model.xml"
+TEXT_ENCODER = "blip_text_encoder.xml"
+TEXT_DECODER = "blip_text_decoder_with_past.xml"
+
+PARTS_OF_ARCHITECTURE = {
+    "BlipForQuestionAnswering": (VISION_MODEL, TEXT_ENCODER, TEXT_DECODER),
+    "BlipForConditionalGeneration": (VISION_MODEL, TEXT_DECODER),
+    "BlipForImageTextRetrieval": (VISION_MODEL, TEXT_ENCODER),
+}
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside the files it is to replace: what is moved out of it is whole, the rest is removed.
+
+    A process that is killed leaves it behind; one from over an hour ago is cleared away here.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".unfinished-*"):
+        if time.time() - leftover.stat().st_mtime > 3600:
+            shutil.rmtree(leftover)
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as name:
+        yield Path(name)
+
+
+def save_ir(model: ov.Model, path: Path, stamp: dict[str, str]) -> None:
+    """Save `model` at `path` (.xml, and .bin beside it) with float weights in FP16, and `stamp` in its runtime info.
+
+    An IR that was there stays whole until the new one is. Its .xml goes first and comes back last, so that there is
+    never an .xml beside another model's .bin.
+    """
+    for key, value in stamp.items():
+        model.set_rt_info(value, ["blip", key])
+    with staging(path.parent) as folder:
+        ov.save_model(model, folder / path.name, compress_to_fp16=True)
+        path.unlink(missing_ok=True)
+        for suffix in (".bin", ".xml"):
+            (folder / path.name).with_suffix(suffix).replace(path.with_suffix(suffix))
+
+
+def read_stamp(model: ov.Model) -> dict[str, str]:
+    """The stamp that `save_ir` gave a model; empty where there is none."""
+    info = model.get_rt_info()
+    return {key: value.value for key, value in info["blip"].value.items()} if "blip" in info else {}
+
+
+def why_stale(path: Path, stamp: dict[str, str]) -> str | None:
+    """Why the IR at `path` is not the one that `stamp` describes; None where it is."""
+    if not path.exists():
+        return "there is none yet"
+    try:
+        found = read_stamp(ov.Core().read_model(path))
+    except RuntimeError:
+        return "the one there cannot be read"
+    differing = [f"{key} {found.get(key, 'unknown')}" for key, value in stamp.items() if found.get(key) != value]
+    return f"the one there has {', '.join(differing)}" if differing else None
+
+
+def ensure_ir(path: Path, stamp: dict[str, str], make_model: Callable[[], ov.Model]) -> None:
+    """See to it that the IR at `path` is the one that `stamp` describes: reuse it or make it, and say which."""
+    reason = why_stale(path, stamp)
+    if reason is None:
+        print(f"{path.name}: reused, it has the same {', '.join(stamp)}")
+        return
+    print(f"{path.name}: making it, {reason}")
+    save_ir(make_model(), path, stamp)
+
+
+def load_config(folder: Path) -> BlipConfig:
+    """The configuration of a converted folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is a PyTorch checkpoint's.
+    """
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"{folder} is no converted BLIP model (no config.json): make one with blip_convert.py")
+    config = BlipConfig.from_pretrained(folder)
+    if not hasattr(config, "openvino_checkpoint"):
+        raise ValueError(f"{folder} is not converted: run python blip_convert.py {folder} and load what that makes")
+    return config
+
+
+def read_part(core: ov.Core, path: Path, checkpoint: str) -> ov.Model:
+    """Read the IR at `path`, made sure to be of the given checkpoint.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it is of another checkpoint or cannot be read.
+    """
+    again = f"convert the checkpoint into {path.parent} again"
+    for file in (path, path.with_suffix(".bin")):
+        if not file.exists():
+            raise FileNotFoundError(f"{file} is missing: {again}")
+    try:
+        model = core.read_model(path)
+    except RuntimeError as error:
+        raise ValueError(f"{path} cannot be read: {again}") from error
+    found = read_stamp(model).get("checkpoint")
+    if found != checkpoint:
+        raise ValueError(f"{path} was made from checkpoint {found}, but config.json from {checkpoint}: {again}")
+    return model

@@ -1,0 +1,245 @@
+"""Run a converted BLIP model with OpenVINO: answer questions about images, caption them, match them with texts.
+
+model = OVBlipModel.from_pretrained("build/blip-vqa-base", device="CPU")
+ids = model.generate_answer(**processor(image, "how many dogs are in the picture?", return_tensors="pt"))
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import torch
+from torch import Tensor
+from transformers import BlipConfig, GenerationConfig, PreTrainedModel
+
+from blip_decoder import OVTextDecoder, text_decoder_forward
+from blip_files import PARTS_OF_ARCHITECTURE, TEXT_DECODER, TEXT_ENCODER, VISION_MODEL, load_config, read_part
+from blip_inputs import check_batch, check_device, check_pixels, check_text
+
+__all__ = ["OVBlipModel", "text_decoder_forward"]
+
+
+class OVBlipModel:
+    """BLIP on OpenVINO, with `generate` of transformers as it is: greedy, beams, sampling, streamers, criteria.
+
+    Safe to use from several threads: every call has infer requests of its own.
+
+    Args:
+        config: the checkpoint's configuration.
+        decoder_start_token_id: the token every answer and caption starts with.
+        vision_model, text_encoder: compiled models.
+        text_decoder: a compiled model, or a PyTorch text decoder whose `forward` is
+            `partial(text_decoder_forward, ov_text_decoder_with_past=compiled)`.
+            A captioning checkpoint has no `text_encoder`, a retrieval one no `text_decoder`: None then.
+    """
+
+    def __init__(
+        self,
+        config: BlipConfig,
+        decoder_start_token_id: int,
+        vision_model: ov.CompiledModel,
+        text_encoder: ov.CompiledModel | None,
+        text_decoder: ov.CompiledModel | PreTrainedModel | None,
+    ):
+        self.config = config
+        self.decoder_start_token_id = decoder_start_token_id
+        self.vision_model = vision_model
+        self.text_encoder = text_encoder
+        if isinstance(text_decoder, ov.CompiledModel):
+            text_decoder = OVTextDecoder(config.text_config, text_decoder)
+        self.text_decoder = text_decoder
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, device: str = "AUTO", ov_config: Mapping[str, object] | None = None
+    ) -> "OVBlipModel":
+        """Load a folder that `blip_convert` made and compile its parts; no PyTorch weights are loaded.
+
+        Args:
+            folder: has the IRs, `config.json` and `generation_config.json`.
+            device: as OpenVINO names it: `CPU`, `GPU`, `AUTO`, ...
+            ov_config: more OpenVINO properties for compilation, such as `{"INFERENCE_PRECISION_HINT": "f32"}`.
+
+        Raises:
+            FileNotFoundError: the folder or a part of it is missing.
+            ValueError: the parts are of different checkpoints, or there is no such device.
+        """
+        core, folder = ov.Core(), Path(folder)
+        check_device(core, device)
+        config = load_config(folder)
+        models = {
+            part: read_part(core, folder / part, config.openvino_checkpoint)
+            for part in PARTS_OF_ARCHITECTURE[config.architectures[0]]
+        }
+        compiled = {part: core.compile_model(model, device, dict(ov_config or {})) for part, model in models.items()}
+        text_decoder = None
+        if TEXT_DECODER in compiled:
+            generation_config = GenerationConfig.from_pretrained(folder)
+            text_decoder = OVTextDecoder(config.text_config, compiled[TEXT_DECODER], generation_config)
+        start = config.text_config.bos_token_id
+        return cls(config, start, compiled[VISION_MODEL], compiled.get(TEXT_ENCODER), text_decoder)
+
+    def _encode_image(self, pixel_values: Tensor) -> np.ndarray:
+        """The image's tokens, [B, N, vision hidden] float32, of `pixel_values` [B, 3, H, W] float32, normalized.
+
+        The model takes one image; a batch is several requests in flight.
+
+        Raises:
+            ValueError: `pixel_values` has another shape than the model was converted for.
+        """
+        pixels = check_pixels(pixel_values, self.vision_model.input(0).shape)
+        embeds = np.empty((len(pixels), *self.vision_model.output(0).shape[1:]), np.float32)
+
+        def keep(request: ov.InferRequest, index: int) -> None:
+            embeds[index] = request.get_output_tensor(0).data[0]
+
+        queue = ov.AsyncInferQueue(
+            self.vision_model, min(len(pixels), self.vision_model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        )
+        queue.set_callback(keep)
+        for index in range(len(pixels)):
+            queue.start_async({0: pixels[index : index + 1]}, index, share_inputs=True)
+        queue.wait_all()
+        return embeds
+
+    def _encode_text(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None):
+        """The text's tokens after looking at the image: the text encoder's outputs, and its checked attention mask.
+
+        `pixel_values` [1 or B, 3, H, W], `input_ids` [B, T] -> outputs by name, attention mask [B, T] int64.
+        """
+        if self.text_encoder is None:
+            raise ValueError(
+                f"{self.config.architectures[0]} has no text encoder: it cannot read a question, only caption"
+            )
+        input_ids, attention_mask = check_text(self.config.text_config, input_ids, attention_mask)
+        check_batch(len(pixel_values), len(input_ids))
+        image_embeds = self._encode_image(pixel_values)
+        outputs = self.text_encoder.create_infer_request().infer(
+            {
+                "input_ids": input_ids.numpy(),
+                "attention_mask": attention_mask.numpy(),
+                "encoder_hidden_states": image_embeds,
+                "encoder_attention_mask": np.ones(image_embeds.shape[:2], np.int64),
+            },
+            share_inputs=True,
+        )
+        return outputs, attention_mask
+
+    def generate_answer(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None, **generate_kwargs
+    ) -> Tensor:
+        """Answer questions about images.
+
+        Args:
+            pixel_values: [1 or B, 3, H, W] float32, normalized; one image serves all B questions, encoded once.
+            input_ids: the questions, [B, T] int64.
+            attention_mask: [B, T], 1 for tokens and 0 for padding; None is all ones. Padding changes no answer.
+            generate_kwargs: those of transformers' `generate`.
+
+        Returns:
+            Token ids [B, answer tokens] int64, as transformers' `generate` gives them.
+
+        Raises:
+            ValueError: an input or a generation argument is wrong; the message names it.
+        """
+        self._check_decoder()
+        outputs, attention_mask = self._encode_text(pixel_values, input_ids, attention_mask)
+        question_embeds = outputs["last_hidden_state"]
+        start = torch.full((len(question_embeds), 1), self.decoder_start_token_id)
+        return self._generate(start, question_embeds, attention_mask, generate_kwargs)
+
+    def generate_caption(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **generate_kwargs,
+    ) -> Tensor:
+        """Caption images, or continue a prompt about them.
+
+        Args:
+            pixel_values: [B, 3, H, W] float32, normalized; one image with several prompts is encoded once.
+            input_ids: prompts as the tokenizer gives them, [CLS] first and [SEP] last, [B, T] int64.
+            attention_mask: [B, T], 1 for tokens and 0 for padding; None is all ones. Padding changes no caption.
+            generate_kwargs: those of transformers' `generate`.
+
+        Returns:
+            Token ids [B, caption tokens] int64, the prompt among them, as transformers' `generate` gives them.
+
+        Raises:
+            ValueError: an input or a generation argument is wrong; the message names it.
+        """
+        self._check_decoder()
+        image_embeds = self._encode_image(pixel_values)
+        image_mask = torch.ones(image_embeds.shape[:2], dtype=torch.int64)
+        if input_ids is None:
+            start = torch.full((len(image_embeds), 1), self.decoder_start_token_id)
+            return self._generate(start, image_embeds, image_mask, generate_kwargs)
+        input_ids, attention_mask = check_text(self.config.text_config, input_ids, attention_mask)
+        check_batch(len(image_embeds), len(input_ids))
+        prompts = [self._prompt(ids[mask > 0]) for ids, mask in zip(input_ids, attention_mask, strict=True)]
+        lengths = [len(prompt) for prompt in prompts]
+        if len(set(lengths)) == 1:
+            return self._generate(torch.stack(prompts), image_embeds, image_mask, generate_kwargs)
+        return self._generate_by_length(prompts, lengths, image_embeds, image_mask, generate_kwargs)
+
+    def match(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """How likely each text describes the image: image-text matching, for retrieval checkpoints.
+
+        Shapes are those of `generate_answer`; returns probabilities [B] float32.
+
+        Raises:
+            ValueError: an input is wrong, or the checkpoint has no matching head.
+        """
+        if self.text_encoder is None or len(self.text_encoder.outputs) == 1:
+            raise ValueError(
+                f"{self.config.architectures[0]} cannot match texts: use a checkpoint such as blip-itm-base-coco"
+            )
+        outputs, _ = self._encode_text(pixel_values, input_ids, attention_mask)
+        return torch.from_numpy(outputs["itm_logits"]).softmax(dim=1)[:, 1]
+
+    def _check_decoder(self) -> None:
+        if self.text_decoder is None:
+            raise ValueError(f"{self.config.architectures[0]} has no text decoder: it cannot write text, only match it")
+
+    def _prompt(self, tokens: Tensor) -> Tensor:
+        """The tokenizer's [CLS] a picture of [SEP] as the decoder wants it: [DEC] a picture of."""
+        ends = tokens[-1] == self.config.text_config.sep_token_id
+        return torch.cat([torch.tensor([self.decoder_start_token_id]), tokens[1 : len(tokens) - int(ends)]])
+
+    def _generate(
+        self, input_ids: Tensor, encoder_hidden_states, encoder_attention_mask: Tensor, generate_kwargs: dict
+    ):
+        """`generate` of the text decoder, told what BLIP's tokens mean."""
+        return self.text_decoder.generate(
+            input_ids=input_ids,
+            eos_token_id=self.config.text_config.sep_token_id,
+            pad_token_id=self.config.text_config.pad_token_id,
+            encoder_hidden_states=torch.from_numpy(encoder_hidden_states),
+            encoder_attention_mask=encoder_attention_mask,
+            **generate_kwargs,
+        )
+
+    def _generate_by_length(self, prompts, lengths, image_embeds, image_mask, generate_kwargs) -> Tensor:
+        """Prompts of one length go together, so that no padding stands between a prompt and its continuation."""
+        if generate_kwargs.get("return_dict_in_generate"):
+            raise ValueError(
+                f"return_dict_in_generate works on prompts of one length, these have {sorted(set(lengths))} tokens: "
+                "caption them one at a time"
+            )
+        rows: list[Tensor] = [torch.empty(0)] * len(prompts)
+        for length in sorted(set(lengths)):
+            chosen = [index for index, own in enumerate(lengths) if own == length]
+            images = [0] if len(image_embeds) == 1 else chosen
+            ids = self._generate(
+                torch.stack([prompts[index] for index in chosen]),
+                image_embeds[images],
+                image_mask[images],
+                generate_kwargs,
+            )
+            for index, row in zip(chosen, ids.view(len(chosen), -1, ids.shape[-1]), strict=True):
+                rows[index] = row
+        longest = max(row.shape[-1] for row in rows)
+        pad = self.config.text_config.pad_token_id
+        return torch.cat([torch.nn.functional.pad(row, (0, longest - row.shape[-1]), value=pad) for row in rows])

@@ -1,0 +1,69 @@
+"""BLIP in PyTorch, as `transformers` has it: loading a checkpoint, telling it from others, and captioning with it.
+
+What is converted comes from here, and what OpenVINO says is compared with it.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    BlipForConditionalGeneration,
+    BlipForImageTextRetrieval,
+    BlipForQuestionAnswering,
+    PreTrainedModel,
+)
+
+ARCHITECTURES = {
+    model_class.__name__: model_class
+    for model_class in (BlipForQuestionAnswering, BlipForConditionalGeneration, BlipForImageTextRetrieval)
+}
+
+
+def load_checkpoint(model_id: str | Path) -> PreTrainedModel:
+    """A BLIP checkpoint in PyTorch, float32 and ready for inference.
+
+    Args:
+        model_id: name on the Hugging Face Hub or a local folder.
+
+    Raises:
+        ValueError: the checkpoint is not a BLIP model that can be converted.
+        OSError: it is not found, or has no safetensors weights (pickled ones are not loaded: they can run code).
+    """
+    config = AutoConfig.from_pretrained(model_id)
+    names = config.architectures or [f"a {config.model_type!r} model of unnamed architecture"]
+    if names[0] not in ARCHITECTURES:
+        raise ValueError(f"{model_id} is {names[0]}; it takes one of {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[names[0]].from_pretrained(model_id, use_safetensors=True, dtype=torch.float32).eval()
+
+
+def checkpoint_digest(model: PreTrainedModel) -> str:
+    """What tells one checkpoint from another: a BLAKE2 digest of the configuration and of every weight."""
+    digest = hashlib.blake2b(digest_size=16)
+    config = {key: value for key, value in model.config.to_diff_dict().items() if not key.startswith("_")}
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().numpy())
+    return digest.hexdigest()
+
+
+@torch.inference_mode()
+def generate_caption(model: PreTrainedModel, pixel_values: Tensor, **generate_kwargs) -> Tensor:
+    """Caption images [B, 3, H, W] with the text decoder of any checkpoint that has one; token ids [B, T] int64.
+
+    `BlipForQuestionAnswering` can only answer by itself, but its decoder captions when it looks at the image's tokens.
+    """
+    config = model.config.text_config
+    image_embeds = model.vision_model(pixel_values).last_hidden_state
+    return model.text_decoder.generate(
+        input_ids=torch.full((len(pixel_values), 1), config.bos_token_id),
+        eos_token_id=config.sep_token_id,
+        pad_token_id=config.pad_token_id,
+        encoder_hidden_states=image_embeds,
+        encoder_attention_mask=torch.ones(image_embeds.shape[:2], dtype=torch.int64),
+        **generate_kwargs,
+    )

@@ -1,0 +1,55 @@
+"""Run the notebooks headless and show what they found: `python run_notebooks.py` (or `make run`).
+
+The executed copies go to `build/`. A cell tagged `result` prints what a reader came for; that is shown again here.
+"""
+
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+NOTEBOOKS = ["233-blip-convert.ipynb"]
+
+
+def run_notebook(path: Path, output: Path) -> NotebookNode:
+    """Execute the notebook at `path` in its own folder, save it with its outputs to `output` and return it.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell failed; what ran until then is saved all the same.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(
+        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+    )
+    try:
+        client.execute()
+    finally:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, output)
+    return notebook
+
+
+def results(notebook: NotebookNode) -> str:
+    """What the cells tagged `result` printed."""
+    texts = [
+        output.text
+        for cell in notebook.cells
+        if cell.cell_type == "code" and "result" in cell.metadata.get("tags", [])
+        for output in cell.outputs
+        if output.output_type == "stream" and output.name == "stdout"
+    ]
+    return "".join(texts)
+
+
+def main() -> None:
+    for name in NOTEBOOKS:
+        output = Path("build") / name
+        print(f"Running {name} ...", flush=True)
+        print(results(run_notebook(Path(name).resolve(), output)))
+        print(f"The executed notebook is {output}: open it to see the figures and the times.", file=sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
