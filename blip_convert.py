@@ -28,14 +28,18 @@ CONVERTER_VERSION = "1"
 
 
 class VisionModel(nn.Module):
-    """The image tokens alone: BLIP's pooled output is the first of them and nothing downstream asks for it."""
+    """The image's tokens: BLIP's pooled output is the first of them, and nothing downstream asks for it."""
 
     def __init__(self, vision_model: nn.Module):
         super().__init__()
-        self.vision_model = vision_model
+        self.embeddings, self.layers = vision_model.embeddings, vision_model.encoder.layers
+        self.post_layernorm = vision_model.post_layernorm
 
     def forward(self, pixel_values: Tensor) -> Tensor:  # [1, 3, H, W] -> [1, image tokens, hidden]
-        return self.vision_model(pixel_values).last_hidden_state
+        hidden_states = self.embeddings(pixel_values)
+        for layer in self.layers:
+            hidden_states = layer(hidden_states)
+        return self.post_layernorm(hidden_states)
 
 
 def additive_mask(allowed: Tensor) -> Tensor:

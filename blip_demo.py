@@ -35,7 +35,7 @@ def example_inputs(model_id: str | Path, directory: str | Path = "build") -> lis
     """
     if Path(model_id).name == Path(EMBEDDED_MODEL).name:
         paths = {question.image_id: question.image_path for question in load_questions("test")}
-        asked = {0: "what color is the shape?", 1: "is there a circle?", 2: "what shape is in the image?"}
+        asked = {0: "what color is the shape?", 6: "is there a circle?", 11: "what shape is in the image?"}
         return [(paths[image_id], question) for image_id, question in asked.items()]
     photo = str(download_file(DEMO_PHOTO, "demo.jpg", directory))
     return [(photo, "how many dogs are in the picture?"), (photo, "where is the woman sitting?")]

@@ -25,6 +25,11 @@ PARTS_OF_ARCHITECTURE = {
 }
 
 
+def quantized_name(part: str, weights: str = "int8") -> str:
+    """The file name of a quantized part: `blip_vision_model.xml` -> `blip_vision_model_int8.xml`."""
+    return part.replace(".xml", f"_{weights}.xml")
+
+
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
     """A temporary folder beside the files it is to replace: what is moved out of it is whole, the rest is removed.
@@ -56,8 +61,7 @@ def save_ir(model: ov.Model, path: Path, stamp: dict[str, str]) -> None:
 
 def read_stamp(model: ov.Model) -> dict[str, str]:
     """The stamp that `save_ir` gave a model; empty where there is none."""
-    info = model.get_rt_info()
-    return {key: value.value for key, value in info["blip"].value.items()} if "blip" in info else {}
+    return model.get_rt_info(["blip"]).value if model.has_rt_info(["blip"]) else {}
 
 
 def why_stale(path: Path, stamp: dict[str, str]) -> str | None:

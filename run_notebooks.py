@@ -1,4 +1,4 @@
-"""Run the notebooks headless and show what they found: `python run_notebooks.py` (or `make run`).
+"""Run the notebooks headless and show what they found: `python run_notebooks.py [NOTEBOOK ...]`, or `make run`.
 
 The executed copies go to `build/`. A cell tagged `result` prints what a reader came for; that is shown again here.
 """
@@ -44,11 +44,11 @@ def results(notebook: NotebookNode) -> str:
 
 
 def main() -> None:
-    for name in NOTEBOOKS:
+    for name in sys.argv[1:] or NOTEBOOKS:
         output = Path("build") / name
         print(f"Running {name} ...", flush=True)
         print(results(run_notebook(Path(name).resolve(), output)))
-        print(f"The executed notebook is {output}: open it to see the figures and the times.", file=sys.stdout)
+        print(f"The executed notebook is {output}: open it to see the figures.")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,194 @@
+"""Make a converted BLIP smaller and faster: INT8 vision model and text encoder, INT8 or INT4 decoder weights.
+
+    python blip_optimize.py build/blip-easy-vqa --samples 300 --weights int8
+
+The FP16 IRs of a folder stay; the quantized ones are written beside them.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import datasets
+import nncf
+import numpy as np
+import openvino as ov
+from tqdm.auto import tqdm
+from transformers import BlipProcessor
+
+from blip_files import (
+    PARTS_OF_ARCHITECTURE,
+    TEXT_DECODER,
+    TEXT_ENCODER,
+    VISION_MODEL,
+    ensure_ir,
+    load_config,
+    quantized_name,
+    read_part,
+    read_stamp,
+)
+from easy_vqa_data import load_questions
+
+OPTIMIZER_VERSION = "1"
+"""Goes into every quantized IR. Raise it whenever the functions below change what they make."""
+
+SAMPLES = 300
+SEED = 42
+
+
+def easy_vqa_calibration(samples: int = SAMPLES, seed: int = SEED) -> datasets.Dataset:
+    """Image-question pairs of easy-VQA's training split, drawn with `seed`: `image`, `image_id`, `question`."""
+    questions = load_questions("train")
+    chosen = [questions[index] for index in np.random.default_rng(seed).permutation(len(questions))[:samples]]
+    columns = {
+        "image": [question.image_path for question in chosen],
+        "image_id": [question.image_id for question in chosen],
+        "question": [question.question for question in chosen],
+    }
+    return datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+
+
+def vqa_v2_calibration(samples: int = SAMPLES, seed: int = SEED) -> datasets.Dataset:
+    """Image-question pairs of VQA v2's validation split, streamed from the Hugging Face Hub.
+
+    `lmms-lab/VQAv2` holds it as Parquet (CC BY 4.0, visualqa.org); only the shards that are read are downloaded.
+
+    Raises:
+        ConnectionError, OSError: the Hub cannot be reached.
+    """
+    stream = datasets.load_dataset("lmms-lab/VQAv2", split="validation", streaming=True)
+    stream = stream.select_columns(["image", "image_id", "question"]).shuffle(seed=seed, buffer_size=1000)
+    records = tqdm(islice(stream, samples), total=samples, desc="downloading samples", unit="sample")
+    return datasets.Dataset.from_list(list(records))
+
+
+def calibration_dataset(model_id: str | Path, samples: int = SAMPLES) -> datasets.Dataset:
+    """What suits a model: easy-VQA for the embedded one, VQA v2 for the others."""
+    return easy_vqa_calibration(samples) if Path(model_id).name == "blip-easy-vqa" else vqa_v2_calibration(samples)
+
+
+@dataclass(frozen=True)
+class CalibrationInputs:
+    """The calibration set as the models' inputs."""
+
+    pixel_values: list[np.ndarray]
+    """One [1, 3, H, W] float32 for every different image."""
+    questions: list[dict[str, np.ndarray]]
+    """The text encoder's inputs, one for every image-question pair."""
+
+
+def calibration_inputs(
+    dataset: datasets.Dataset, processor: BlipProcessor, vision_model: ov.Model
+) -> CalibrationInputs:
+    """Run the real vision model over the calibration images, each once however many questions it has.
+
+    Raises:
+        ValueError: the dataset is empty.
+    """
+    if not len(dataset):
+        raise ValueError("the calibration dataset is empty: take at least one sample")
+    compiled = ov.Core().compile_model(vision_model, "CPU")
+    pixel_values, image_embeds, questions = {}, {}, []
+    for record in tqdm(dataset, desc="encoding images", unit="sample"):
+        image_id = record["image_id"]
+        if image_id not in image_embeds:
+            pixels = processor(images=record["image"].convert("RGB"), return_tensors="np")["pixel_values"]
+            pixel_values[image_id] = pixels.astype(np.float32)
+            image_embeds[image_id] = compiled(pixel_values[image_id])[0]
+        text = processor(text=record["question"], return_tensors="np")
+        questions.append(
+            {
+                "input_ids": text["input_ids"].astype(np.int64),
+                "attention_mask": text["attention_mask"].astype(np.int64),
+                "encoder_hidden_states": image_embeds[image_id],
+                "encoder_attention_mask": np.ones(image_embeds[image_id].shape[:2], np.int64),
+            }
+        )
+    return CalibrationInputs(list(pixel_values.values()), questions)
+
+
+def quantize(model: ov.Model, samples: list) -> ov.Model:
+    """INT8 weights and activations, with ranges measured on `samples` (inputs of `model`).
+
+    Transformers have a few activation channels far larger than the rest. SmoothQuant, which the TRANSFORMER model type
+    turns on, divides those channels and multiplies the weights after them, so that both fit eight bits
+    (Xiao et al., 2022, arXiv:2211.10438).
+    """
+    return nncf.quantize(model, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(samples))
+
+
+def compress_decoder(model: ov.Model, weights: str = "int8") -> ov.Model:
+    """INT8 or INT4 weights and float activations: a step multiplies one token, so reading weights is all its time.
+
+    Raises:
+        ValueError: `weights` is neither "int8" nor "int4".
+    """
+    if weights == "int8":
+        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+    if weights == "int4":
+        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=64, ratio=1.0)
+    raise ValueError(f"weights is {weights!r}; it takes 'int8' or 'int4'")
+
+
+def optimize(
+    folder: str | Path, make_dataset: Callable[[], datasets.Dataset], samples: int = SAMPLES, weights: str = "int8"
+) -> Path:
+    """Write the quantized IRs of a converted folder beside its FP16 ones; those that still fit are reused.
+
+    Args:
+        folder: made by `blip_convert`.
+        make_dataset: gives the calibration set; called only if something has to be calibrated.
+        samples: how many image-question pairs of it to use.
+        weights: of the decoder, "int8" or "int4".
+
+    Raises:
+        FileNotFoundError, ValueError: the folder is not a converted model, or a part of it is missing or damaged.
+    """
+    folder, core = Path(folder), ov.Core()
+    config, parts = load_config(folder), {}
+    for part in PARTS_OF_ARCHITECTURE[config.architectures[0]]:
+        parts[part] = read_part(core, folder / part, config.openvino_checkpoint)
+    inputs: list[CalibrationInputs] = []
+
+    def calibrated() -> CalibrationInputs:
+        if not inputs:
+            dataset = make_dataset()
+            inputs.append(calibration_inputs(dataset, BlipProcessor.from_pretrained(folder), parts[VISION_MODEL]))
+        return inputs[0]
+
+    source = {"checkpoint": config.openvino_checkpoint, "converter": read_stamp(parts[VISION_MODEL])["converter"]}
+    stamp = source | {"optimizer": OPTIMIZER_VERSION, "samples": str(samples)}
+    make = {
+        VISION_MODEL: lambda: quantize(parts[VISION_MODEL], calibrated().pixel_values),
+        TEXT_ENCODER: lambda: quantize(parts[TEXT_ENCODER], calibrated().questions),
+    }
+    for part in (part for part in make if part in parts):
+        ensure_ir(folder / quantized_name(part), stamp, make[part])
+    if TEXT_DECODER in parts:
+        stamp = source | {"optimizer": OPTIMIZER_VERSION}
+        path = folder / quantized_name(TEXT_DECODER, weights)
+        ensure_ir(path, stamp, lambda: compress_decoder(parts[TEXT_DECODER], weights))
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Quantize a converted BLIP model.")
+    parser.add_argument("folder", type=Path, help="a folder that blip_convert.py made")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help=f"calibration samples (default: {SAMPLES})")
+    parser.add_argument("--weights", choices=["int8", "int4"], default="int8", help="the decoder's (default: int8)")
+    arguments = parser.parse_args()
+    if arguments.samples < 1:
+        parser.error(f"--samples is {arguments.samples}; it takes at least 1")
+    optimize(
+        arguments.folder,
+        lambda: calibration_dataset(arguments.folder, arguments.samples),
+        arguments.samples,
+        arguments.weights,
+    )
+    print(f"{arguments.folder} has its quantized models")
+
+
+if __name__ == "__main__":
+    main()
