@@ -310,7 +310,7 @@ def conversion_stamp(model: PreTrainedModel) -> dict[str, str]:
 def save_settings(model: PreTrainedModel, processor: BlipProcessor, folder: Path, checkpoint: str) -> None:
     """Save what running needs beside the IRs: configuration, generation configuration and processor."""
     config = copy.deepcopy(model.config)
-    config.openvino_checkpoint = checkpoint
+    config.architectures, config.openvino_checkpoint = [type(model).__name__], checkpoint
     with staging(folder) as unfinished:
         config.save_pretrained(unfinished)
         if hasattr(model, "text_decoder"):

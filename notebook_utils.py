@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PureWindowsPath
 from threading import Thread
 from urllib.parse import unquote, urlsplit
@@ -17,6 +18,7 @@ import requests
 import urllib3
 from huggingface_hub import constants, try_to_load_from_cache
 from IPython import get_ipython
+from IPython.display import Code
 from tqdm.auto import tqdm
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0  # seconds to connect, and between two arrivals of bytes
@@ -119,6 +121,11 @@ def _copy(url: str, response: requests.Response, file, bar: tqdm) -> int:
                 raise DownloadError(f"cannot download {url}: stalled, {window_bytes} bytes in {elapsed:.0f} seconds")
             window_start, window_bytes = time.monotonic(), 0
     return received
+
+
+def show_source(*objects: type | Callable) -> Code:
+    """The source of functions and classes, highlighted: a notebook shows what it imports."""
+    return Code("\n\n".join(inspect.getsource(each).strip() for each in objects), language="python")
 
 
 def device_widget(

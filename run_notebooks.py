@@ -32,14 +32,15 @@ def run_notebook(path: Path, output: Path) -> NotebookNode:
 
 
 def results(notebook: NotebookNode) -> str:
-    """What the cells tagged `result` printed."""
-    texts = [
-        output.text
-        for cell in notebook.cells
-        if cell.cell_type == "code" and "result" in cell.metadata.get("tags", [])
-        for output in cell.outputs
-        if output.output_type == "stream" and output.name == "stdout"
-    ]
+    """What the cells tagged `result` printed, and the tables they showed."""
+    texts = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and "result" in cell.metadata.get("tags", []):
+            for output in cell.outputs:
+                if output.output_type == "stream" and output.name == "stdout":
+                    texts.append(output.text)
+                elif "text/markdown" in output.get("data", {}):
+                    texts.append(f"\n{output.data['text/markdown']}\n")
     return "".join(texts)
 
 

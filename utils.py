@@ -7,6 +7,7 @@ the last expression of a cell or through `display(figure)`, with no `%matplotlib
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -156,6 +157,22 @@ def _wrap(text: str, max_width: float, width_of: Callable[[str], float]) -> list
                 lines.append("")
             lines[-1] += character
     return lines
+
+
+def time_interleaved(sides: Mapping[str, Callable[[], object]], rounds: int = 10) -> dict[str, list[float]]:
+    """Seconds of `rounds` runs of each side; the sides take turns, so that a busy moment of the machine hits all alike.
+
+    Every side runs once beforehand without being counted.
+    """
+    for run in sides.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, run in sides.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
 
 
 def latency_table(latencies: Mapping[str, Mapping[str, Sequence[float]]]) -> str:

@@ -262,7 +262,7 @@ def test_retrieval_checkpoint_converts_and_matches_as_pytorch(processor, tmp_pat
     size = model.config.vision_config.image_size
     pixel_values, input_ids = torch.randn(3, 3, size, size), random_text(model, 3, 6)
     expected = model(input_ids, pixel_values, attention_mask=torch.ones_like(input_ids)).itm_score.softmax(dim=1)[:, 1]
-    assert torch.allclose(found.match(pixel_values, input_ids), expected, atol=1e-5)
+    assert torch.allclose(found.match(pixel_values, input_ids), expected, atol=1e-3)
     with pytest.raises(ValueError, match="has no text decoder"):
         found.generate_caption(pixel_values)
 

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 import notebook_utils
-from notebook_utils import DownloadError, device_widget, download_file, model_widget, quantization_widget
+from notebook_utils import DownloadError, device_widget, download_file, model_widget, quantization_widget, show_source
 
 BODY = os.urandom(700_001)
 HUB_MODEL = "Salesforce/blip-vqa-base"
@@ -445,3 +445,10 @@ def test_missing_embedded_model_is_an_error_only_when_needed(hub, capsys):
 def test_model_widget_needs_a_model():
     with pytest.raises(ValueError, match="models is empty"):
         model_widget([], "models/small")
+
+
+def test_source_is_shown_as_python_with_every_object():
+    shown = show_source(device_widget, quantization_widget)
+    assert shown.data.startswith("def device_widget(")
+    assert "\n\ndef quantization_widget(" in shown.data
+    assert "highlight" in shown._repr_html_()

@@ -291,3 +291,11 @@ def execute(sources: list[str], folder: Path) -> list[dict]:
     command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", str(path)]
     subprocess.run(command, check=True, capture_output=True)
     return json.loads(path.read_text())["cells"]
+
+
+def test_interleaved_sides_take_turns_after_one_uncounted_run_each():
+    calls = []
+    seconds = utils.time_interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
+    assert calls == ["a", "b"] * 4
+    assert [len(side) for side in seconds.values()] == [3, 3]
+    assert all(value > 0 for side in seconds.values() for value in side)
