@@ -7,7 +7,7 @@ the digest of the checkpoint it came from and the version of the converter that 
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +28,25 @@ PARTS_OF_ARCHITECTURE = {
 def quantized_name(part: str, weights: str = "int8") -> str:
     """The file name of a quantized part: `blip_vision_model.xml` -> `blip_vision_model_int8.xml`."""
     return part.replace(".xml", f"_{weights}.xml")
+
+
+def part_files(folder: Path, parts: Sequence[str], precision: str | None) -> dict[str, str]:
+    """Which file of `folder` holds each part at `precision`; None is INT8 where any of it is there, else FP16.
+
+    Raises:
+        ValueError: there is no such precision.
+    """
+    int8 = {part: quantized_name(part) for part in parts}
+    files = {
+        "FP16": {part: part for part in parts},
+        "INT8": int8,
+        "INT4": {part: quantized_name(part, "int4") if part == TEXT_DECODER else int8[part] for part in parts},
+    }
+    if precision is None:
+        precision = "INT8" if any((folder / file).exists() for file in int8.values()) else "FP16"
+    if precision not in files:
+        raise ValueError(f"there is no precision {precision!r}; choose one of {', '.join(files)}")
+    return files[precision]
 
 
 @contextmanager
@@ -108,7 +127,10 @@ def read_part(core: ov.Core, path: Path, checkpoint: str) -> ov.Model:
         FileNotFoundError: it is missing.
         ValueError: it is of another checkpoint or cannot be read.
     """
-    again = f"convert the checkpoint into {path.parent} again"
+    if path.name in PARTS_OF_ARCHITECTURE["BlipForQuestionAnswering"]:
+        again = f"convert the checkpoint into {path.parent} again"
+    else:
+        again = f"run python blip_optimize.py {path.parent}"
     for file in (path, path.with_suffix(".bin")):
         if not file.exists():
             raise FileNotFoundError(f"{file} is missing: {again}")

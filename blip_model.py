@@ -14,7 +14,15 @@ from torch import Tensor
 from transformers import BlipConfig, GenerationConfig, PreTrainedModel
 
 from blip_decoder import OVTextDecoder, text_decoder_forward
-from blip_files import PARTS_OF_ARCHITECTURE, TEXT_DECODER, TEXT_ENCODER, VISION_MODEL, load_config, read_part
+from blip_files import (
+    PARTS_OF_ARCHITECTURE,
+    TEXT_DECODER,
+    TEXT_ENCODER,
+    VISION_MODEL,
+    load_config,
+    part_files,
+    read_part,
+)
 from blip_inputs import check_batch, check_device, check_pixels, check_text
 
 __all__ = ["OVBlipModel", "text_decoder_forward"]
@@ -52,25 +60,31 @@ class OVBlipModel:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, device: str = "AUTO", ov_config: Mapping[str, object] | None = None
+        cls,
+        folder: str | Path,
+        device: str = "AUTO",
+        precision: str | None = None,
+        ov_config: Mapping[str, object] | None = None,
     ) -> "OVBlipModel":
         """Load a folder that `blip_convert` made and compile its parts; no PyTorch weights are loaded.
 
         Args:
             folder: has the IRs, `config.json` and `generation_config.json`.
             device: as OpenVINO names it: `CPU`, `GPU`, `AUTO`, ...
+            precision: "FP16", "INT8", or "INT4" (the decoder's weights; the rest is INT8); the default is "INT8" where
+                `blip_optimize` has made it, else "FP16".
             ov_config: more OpenVINO properties for compilation, such as `{"INFERENCE_PRECISION_HINT": "f32"}`.
 
         Raises:
             FileNotFoundError: the folder or a part of it is missing.
-            ValueError: the parts are of different checkpoints, or there is no such device.
+            ValueError: the parts are of different checkpoints, or there is no such device or precision.
         """
         core, folder = ov.Core(), Path(folder)
         check_device(core, device)
         config = load_config(folder)
         models = {
-            part: read_part(core, folder / part, config.openvino_checkpoint)
-            for part in PARTS_OF_ARCHITECTURE[config.architectures[0]]
+            part: read_part(core, folder / file, config.openvino_checkpoint)
+            for part, file in part_files(folder, PARTS_OF_ARCHITECTURE[config.architectures[0]], precision).items()
         }
         compiled = {part: core.compile_model(model, device, dict(ov_config or {})) for part, model in models.items()}
         text_decoder = None

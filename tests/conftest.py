@@ -141,4 +141,4 @@ def converted(checkpoint, processor, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def fp16_model(converted) -> OVBlipModel:
-    return OVBlipModel.from_pretrained(converted, "CPU", F32)
+    return OVBlipModel.from_pretrained(converted, "CPU", ov_config=F32)

@@ -246,7 +246,7 @@ def test_command_line_converts_into_the_named_folder(tmp_path):
 def test_captioning_checkpoint_converts_and_captions_as_pytorch(processor, tmp_path):
     random_model(5, BlipForConditionalGeneration).save_pretrained(tmp_path / "checkpoint")
     model = load_checkpoint(tmp_path / "checkpoint")
-    found = OVBlipModel.from_pretrained(convert(model, processor, tmp_path / "ir"), "CPU", F32)
+    found = OVBlipModel.from_pretrained(convert(model, processor, tmp_path / "ir"), "CPU", ov_config=F32)
     size = model.config.vision_config.image_size
     pixel_values = torch.randn(2, 3, size, size)
     assert found.generate_caption(pixel_values).tolist() == model.generate(pixel_values).tolist()
@@ -258,7 +258,7 @@ def test_captioning_checkpoint_converts_and_captions_as_pytorch(processor, tmp_p
 def test_retrieval_checkpoint_converts_and_matches_as_pytorch(processor, tmp_path):
     random_model(6, BlipForImageTextRetrieval).save_pretrained(tmp_path / "checkpoint")
     model = load_checkpoint(tmp_path / "checkpoint")
-    found = OVBlipModel.from_pretrained(convert(model, processor, tmp_path / "ir"), "CPU", F32)
+    found = OVBlipModel.from_pretrained(convert(model, processor, tmp_path / "ir"), "CPU", ov_config=F32)
     size = model.config.vision_config.image_size
     pixel_values, input_ids = torch.randn(3, 3, size, size), random_text(model, 3, 6)
     expected = model(input_ids, pixel_values, attention_mask=torch.ones_like(input_ids)).itm_score.softmax(dim=1)[:, 1]
