@@ -18,6 +18,8 @@ VISION_MODEL = "blip_vision_model.xml"
 TEXT_ENCODER = "blip_text_encoder.xml"
 TEXT_DECODER = "blip_text_decoder_with_past.xml"
 
+PART_LABELS = {VISION_MODEL: "vision model", TEXT_ENCODER: "text encoder", TEXT_DECODER: "text decoder"}
+
 PARTS_OF_ARCHITECTURE = {
     "BlipForQuestionAnswering": (VISION_MODEL, TEXT_ENCODER, TEXT_DECODER),
     "BlipForConditionalGeneration": (VISION_MODEL, TEXT_DECODER),
@@ -47,6 +49,23 @@ def part_files(folder: Path, parts: Sequence[str], precision: str | None) -> dic
     if precision not in files:
         raise ValueError(f"there is no precision {precision!r}; choose one of {', '.join(files)}")
     return files[precision]
+
+
+def weight_sizes(folder: Path, precisions: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Bytes of each part's weights file at each precision: `{"vision model": {"FP16": 172000000, ...}, ...}`.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: there is no such precision.
+    """
+    parts = PARTS_OF_ARCHITECTURE[load_config(folder).architectures[0]]
+    return {
+        PART_LABELS[part]: {
+            precision: (folder / part_files(folder, parts, precision)[part]).with_suffix(".bin").stat().st_size
+            for precision in precisions
+        }
+        for part in parts
+    }
 
 
 @contextmanager

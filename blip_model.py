@@ -94,15 +94,14 @@ class OVBlipModel:
         start = config.text_config.bos_token_id
         return cls(config, start, compiled[VISION_MODEL], compiled.get(TEXT_ENCODER), text_decoder)
 
-    def _encode_image(self, pixel_values: Tensor) -> np.ndarray:
-        """The image's tokens, [B, N, vision hidden] float32, of `pixel_values` [B, 3, H, W] float32, normalized.
+    def _check_pixels(self, pixel_values: Tensor) -> np.ndarray:
+        return check_pixels(pixel_values, self.vision_model.input(0).shape)
+
+    def _encode_image(self, pixels: np.ndarray) -> np.ndarray:
+        """The image's tokens, [B, N, vision hidden] float32, of checked `pixels` [B, 3, H, W].
 
         The model takes one image; a batch is several requests in flight.
-
-        Raises:
-            ValueError: `pixel_values` has another shape than the model was converted for.
         """
-        pixels = check_pixels(pixel_values, self.vision_model.input(0).shape)
         embeds = np.empty((len(pixels), *self.vision_model.output(0).shape[1:]), np.float32)
 
         def keep(request: ov.InferRequest, index: int) -> None:
@@ -126,9 +125,10 @@ class OVBlipModel:
             raise ValueError(
                 f"{self.config.architectures[0]} has no text encoder: it cannot read a question, only caption"
             )
+        pixels = self._check_pixels(pixel_values)
         input_ids, attention_mask = check_text(self.config.text_config, input_ids, attention_mask)
-        check_batch(len(pixel_values), len(input_ids))
-        image_embeds = self._encode_image(pixel_values)
+        check_batch(len(pixels), len(input_ids))
+        image_embeds = self._encode_image(pixels)
         outputs = self.text_encoder.create_infer_request().infer(
             {
                 "input_ids": input_ids.numpy(),
@@ -185,13 +185,15 @@ class OVBlipModel:
             ValueError: an input or a generation argument is wrong; the message names it.
         """
         self._check_decoder()
-        image_embeds = self._encode_image(pixel_values)
+        pixels = self._check_pixels(pixel_values)
+        if input_ids is not None:
+            input_ids, attention_mask = check_text(self.config.text_config, input_ids, attention_mask)
+            check_batch(len(pixels), len(input_ids))
+        image_embeds = self._encode_image(pixels)
         image_mask = torch.ones(image_embeds.shape[:2], dtype=torch.int64)
         if input_ids is None:
             start = torch.full((len(image_embeds), 1), self.decoder_start_token_id)
             return self._generate(start, image_embeds, image_mask, generate_kwargs)
-        input_ids, attention_mask = check_text(self.config.text_config, input_ids, attention_mask)
-        check_batch(len(image_embeds), len(input_ids))
         prompts = [self._prompt(ids[mask > 0]) for ids, mask in zip(input_ids, attention_mask, strict=True)]
         lengths = [len(prompt) for prompt in prompts]
         if len(set(lengths)) == 1:

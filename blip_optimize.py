@@ -8,7 +8,6 @@ The FP16 IRs of a folder stay; the quantized ones are written beside them.
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import datasets
@@ -18,6 +17,7 @@ import openvino as ov
 from tqdm.auto import tqdm
 from transformers import BlipProcessor
 
+from blip_accuracy import vqa_v2_samples
 from blip_files import (
     PARTS_OF_ARCHITECTURE,
     TEXT_DECODER,
@@ -50,23 +50,9 @@ def easy_vqa_calibration(samples: int = SAMPLES, seed: int = SEED) -> datasets.D
     return datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
 
 
-def vqa_v2_calibration(samples: int = SAMPLES, seed: int = SEED) -> datasets.Dataset:
-    """Image-question pairs of VQA v2's validation split, streamed from the Hugging Face Hub.
-
-    `lmms-lab/VQAv2` holds it as Parquet (CC BY 4.0, visualqa.org); only the shards that are read are downloaded.
-
-    Raises:
-        ConnectionError, OSError: the Hub cannot be reached.
-    """
-    stream = datasets.load_dataset("lmms-lab/VQAv2", split="validation", streaming=True)
-    stream = stream.select_columns(["image", "image_id", "question"]).shuffle(seed=seed, buffer_size=1000)
-    records = tqdm(islice(stream, samples), total=samples, desc="downloading samples", unit="sample")
-    return datasets.Dataset.from_list(list(records))
-
-
 def calibration_dataset(model_id: str | Path, samples: int = SAMPLES) -> datasets.Dataset:
     """What suits a model: easy-VQA for the embedded one, VQA v2 for the others."""
-    return easy_vqa_calibration(samples) if Path(model_id).name == "blip-easy-vqa" else vqa_v2_calibration(samples)
+    return easy_vqa_calibration(samples) if Path(model_id).name == "blip-easy-vqa" else vqa_v2_samples(samples, SEED)
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,19 @@ def quantization_widget(default: bool = True) -> widgets.Checkbox:
     return widgets.Checkbox(value=default, description="Quantization")
 
 
+def register_skip() -> None:
+    """Give the notebook a cell magic `%%skip CONDITION`: the cell runs only where the Python expression is false."""
+    shell = get_ipython()
+
+    def skip(condition: str, cell: str) -> None:
+        if eval(condition, shell.user_ns):
+            print(f"Skipped, as {condition}.")
+        else:
+            shell.run_cell(cell).raise_error()
+
+    shell.register_magic_function(skip, magic_kind="cell")
+
+
 def model_widget(models: Sequence[str], embedded: str | Path, env: str = "BLIP_MODEL") -> widgets.Dropdown:
     """A dropdown of Hugging Face Hub models and the embedded one; its value is what `from_pretrained` takes.
 

@@ -10,7 +10,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-NOTEBOOKS = ["233-blip-convert.ipynb"]
+NOTEBOOKS = ["233-blip-convert.ipynb", "233-blip-optimize.ipynb"]
 
 
 def run_notebook(path: Path, output: Path) -> NotebookNode:

@@ -190,7 +190,7 @@ def latency_table(latencies: Mapping[str, Mapping[str, Sequence[float]]]) -> str
             speed_up = medians[task][base] / medians[task][side]
             spread = f"{_number(low)} - {_number(high)}"
             rows.append((task, side, _number(medians[task][side]), spread, f"{speed_up:.2f}x"))
-    return _markdown(("task", "model", "median, ms", "10-90 %, ms", f"speed-up over {base}"), rows)
+    return markdown_table(("task", "model", "median, ms", "10-90 %, ms", f"speed-up over {base}"), rows)
 
 
 def plot_latencies(latencies: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
@@ -223,7 +223,21 @@ def size_table(sizes: Mapping[str, Mapping[str, int]]) -> str:
         for precision in precisions[1:]:
             row += [_number(values[precision]), f"{values[base] / values[precision]:.2f}x"]
         rows.append(row)
-    return _markdown(header, rows)
+    return markdown_table(header, rows)
+
+
+def summary_table(
+    model_id: str, accuracy: Mapping[str, str], sizes: Mapping[str, Mapping[str, int]], latency: Mapping[str, Sequence]
+) -> str:
+    """Markdown table with one row per precision: model, precision, accuracy, size of all parts, median latency.
+
+    accuracy: precision -> text. sizes: part -> precision -> bytes. latency: precision -> seconds of each run.
+    """
+    rows = []
+    for precision, text in accuracy.items():
+        size = sum(part[precision] for part in sizes.values()) / 1e6
+        rows.append((model_id, precision, text, _number(size), _number(float(np.median(latency[precision])) * 1000)))
+    return markdown_table(("model", "precision", "accuracy", "size, MB", "answer, ms"), rows)
 
 
 def plot_sizes(sizes: Mapping[str, Mapping[str, int]]) -> Figure:
@@ -263,7 +277,8 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of `header` and `rows` of text."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 

@@ -76,11 +76,16 @@ def test_beam_search_equals_pytorch(easy_vqa, checkpoint, f32_model, sample, num
     assert torch.equal(f32_model.generate_caption(images, num_beams=num_beams), expected)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_generation_of_random_models_equals_pytorch(seed):
-    """Random weights write long, varied texts, which the embedded model's two-word answers do not exercise."""
-    model = random_model(seed)
-    ours, size = in_openvino(model), model.config.vision_config.image_size
+@pytest.fixture(scope="module", params=[1, 2, 3])
+def random_pair(request):
+    """A model with random weights in PyTorch and in OpenVINO: it writes long, varied texts, the embedded one words."""
+    model = random_model(request.param)
+    return model, in_openvino(model)
+
+
+def test_generation_of_random_models_equals_pytorch(random_pair):
+    model, ours = random_pair
+    size = model.config.vision_config.image_size
     pixel_values = torch.randn(4, 3, size, size)
     input_ids = torch.randint(5, 80, (4, 6))
     for arguments in (
@@ -96,21 +101,26 @@ def test_generation_of_random_models_equals_pytorch(seed):
         assert torch.equal(ours.generate_caption(pixel_values, **arguments), expected), arguments
 
 
+SAMPLING = {"do_sample": True, "temperature": 2.0, "top_p": 0.95, "max_new_tokens": 8}
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_sampling_with_a_seed_equals_pytorch(easy_vqa, checkpoint, f32_model, seed):
-    arguments = {"do_sample": True, "temperature": 2.0, "top_p": 0.95, "max_new_tokens": 8}
     images = easy_vqa.pixel_values[:50]
     set_seed(seed)
-    expected = generate_caption(checkpoint, images, **arguments)
+    expected = generate_caption(checkpoint, images, **SAMPLING)
     set_seed(seed)
-    assert torch.equal(f32_model.generate_caption(images, **arguments), expected)
-    model = random_model(seed)
+    assert torch.equal(f32_model.generate_caption(images, **SAMPLING), expected)
+
+
+def test_sampling_of_random_models_equals_pytorch(random_pair):
+    model, ours = random_pair
     size = model.config.vision_config.image_size
     pixel_values, input_ids = torch.randn(8, 3, size, size), torch.randint(5, 80, (8, 6))
-    set_seed(seed)
-    expected = model.generate(input_ids=input_ids, pixel_values=pixel_values, **arguments)
-    set_seed(seed)
-    assert torch.equal(in_openvino(model).generate_answer(pixel_values, input_ids, **arguments), expected)
+    set_seed(7)
+    expected = model.generate(input_ids=input_ids, pixel_values=pixel_values, **SAMPLING)
+    set_seed(7)
+    assert torch.equal(ours.generate_answer(pixel_values, input_ids, **SAMPLING), expected)
 
 
 def test_answer_does_not_depend_on_batch(f32_model, mixed_questions):
@@ -277,9 +287,13 @@ def test_missing_part_is_named(converted, tmp_path, part, suffix):
         OVBlipModel.from_pretrained(folder, "CPU")
 
 
+@pytest.fixture(scope="module")
+def other(processor, tmp_path_factory):
+    return convert(random_model(1), processor, tmp_path_factory.mktemp("other"))
+
+
 @pytest.mark.parametrize("part", PARTS)
-def test_part_of_another_model_is_refused(converted, processor, tmp_path, part):
-    other = convert(random_model(1), processor, tmp_path / "other")
+def test_part_of_another_model_is_refused(converted, other, tmp_path, part):
     folder = shutil.copytree(converted, tmp_path / "copy")
     for suffix in (".xml", ".bin"):
         shutil.copy((other / part).with_suffix(suffix), (folder / part).with_suffix(suffix))
