@@ -11,9 +11,18 @@ from urllib.parse import quote
 
 import pytest
 import requests
+from IPython.core.interactiveshell import InteractiveShell
 
 import notebook_utils
-from notebook_utils import DownloadError, device_widget, download_file, model_widget, quantization_widget, show_source
+from notebook_utils import (
+    DownloadError,
+    device_widget,
+    download_file,
+    model_widget,
+    quantization_widget,
+    register_skip,
+    show_source,
+)
 
 BODY = os.urandom(700_001)
 HUB_MODEL = "Salesforce/blip-vqa-base"
@@ -452,3 +461,21 @@ def test_source_is_shown_as_python_with_every_object():
     assert shown.data.startswith("def device_widget(")
     assert "\n\ndef quantization_widget(" in shown.data
     assert "highlight" in shown._repr_html_()
+
+
+def test_skip_magic_runs_a_cell_only_where_its_condition_is_false_and_lets_errors_through(capsys):
+    shell = InteractiveShell.instance()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(notebook_utils, "get_ipython", lambda: shell)
+            register_skip()
+        shell.user_ns["off"] = True
+        shell.run_cell_magic("skip", "off", "seen = 1")
+        assert "seen" not in shell.user_ns
+        assert capsys.readouterr().out == "Skipped, as off.\n"
+        shell.run_cell_magic("skip", "not off", "seen = 2")
+        assert shell.user_ns["seen"] == 2
+        with pytest.raises(ZeroDivisionError):
+            shell.run_cell_magic("skip", "not off", "1 / 0")
+    finally:
+        InteractiveShell.clear_instance()

@@ -299,3 +299,8 @@ def test_interleaved_sides_take_turns_after_one_uncounted_run_each():
     assert calls == ["a", "b"] * 4
     assert [len(side) for side in seconds.values()] == [3, 3]
     assert all(value > 0 for side in seconds.values() for value in side)
+
+
+def test_summary_has_a_row_for_each_precision_with_the_size_of_all_parts():
+    table = utils.summary_table("model", {"FP16": "99 %", "INT8": "98 %"}, SIZES, {"FP16": [0.4], "INT8": [0.1, 0.3]})
+    assert table.splitlines()[2:] == ["| model | FP16 | 99 % | 200 | 400 |", "| model | INT8 | 98 % | 93.0 | 200 |"]
