@@ -25,6 +25,9 @@ from blip_files import (
 )
 from blip_inputs import check_batch, check_device, check_pixels, check_text
 
+DEFAULT_NEW_TOKENS = 20
+"""What transformers takes too, though with a warning each time."""
+
 __all__ = ["OVBlipModel", "text_decoder_forward"]
 
 
@@ -227,7 +230,12 @@ class OVBlipModel:
     def _generate(
         self, input_ids: Tensor, encoder_hidden_states, encoder_attention_mask: Tensor, generate_kwargs: dict
     ):
-        """`generate` of the text decoder, told what BLIP's tokens mean."""
+        """`generate` of the text decoder, told what BLIP's tokens mean and, by default, where to stop."""
+        defaults = self.text_decoder.generation_config
+        if not {"max_length", "max_new_tokens", "generation_config"} & generate_kwargs.keys() and not (
+            defaults.max_length or defaults.max_new_tokens
+        ):
+            generate_kwargs = generate_kwargs | {"max_new_tokens": DEFAULT_NEW_TOKENS}
         return self.text_decoder.generate(
             input_ids=input_ids,
             eos_token_id=self.config.text_config.sep_token_id,

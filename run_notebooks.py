@@ -3,6 +3,7 @@
 The executed copies go to `build/`. A cell tagged `result` prints what a reader came for; that is shown again here.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,16 +14,19 @@ from nbformat import NotebookNode
 NOTEBOOKS = ["233-blip-convert.ipynb", "233-blip-optimize.ipynb"]
 
 
-def run_notebook(path: Path, output: Path) -> NotebookNode:
-    """Execute the notebook at `path` in its own folder, save it with its outputs to `output` and return it.
+def run_notebook(path: Path, output: Path, folder: Path | None = None) -> NotebookNode:
+    """Execute the notebook at `path` in `folder` (its own), save it with its outputs to `output` and return it.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed; what ran until then is saved all the same.
     """
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
-        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(folder or path.parent)}}
     )
+    if os.name == "posix":
+        # Local sockets, which other users cannot listen in on, in place of TCP ports.
+        client.create_kernel_manager().transport = "ipc"
     try:
         client.execute()
     finally:

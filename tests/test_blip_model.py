@@ -200,6 +200,18 @@ def test_streamer_gets_every_token(f32_model, easy_vqa):
     assert streamer.tokens == ids[0].tolist()
 
 
+def test_default_length_is_that_of_transformers_without_its_warning(random_pair, recwarn):
+    model, ours = random_pair
+    size = model.config.vision_config.image_size
+    pixel_values, prompt = torch.randn(2, 3, size, size), torch.tensor([[2, 9, 10, 4]] * 2)
+    found = ours.generate_caption(pixel_values, prompt)
+    assert not [warning for warning in recwarn if "max_length" in str(warning.message)]
+    with pytest.warns(UserWarning, match="max_length"):
+        expected = generate_caption(model, pixel_values)
+    assert torch.equal(ours.generate_caption(pixel_values), expected)
+    assert found.shape[1] <= 3 + 20
+
+
 def test_stopping_criteria_end_the_generation(f32_model, easy_vqa):
     criteria = StoppingCriteriaList([MaxLengthCriteria(2)])
     ids = f32_model.generate_caption(easy_vqa.pixel_values[:1], stopping_criteria=criteria)

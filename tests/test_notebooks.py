@@ -10,17 +10,23 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import torch
 from conftest import EMBEDDED, ROOT
+from nbclient.exceptions import CellExecutionError
 from PIL import Image
-from transformers import BertTokenizerFast, BlipConfig, BlipForQuestionAnswering, BlipImageProcessor, BlipProcessor
 
+from benchmarks.bench import blip_base, blip_processor
+from blip_accuracy import answer_questions, caption_images, score_answers, score_captions
+from blip_convert import default_folder
 from blip_demo import example_inputs
-from easy_vqa_data import load_captions
+from blip_files import weight_sizes
+from blip_model import OVBlipModel
+from easy_vqa_data import load_captions, load_questions
 from run_notebooks import results, run_notebook
 
 CONVERT = "233-blip-convert.ipynb"
-NOTEBOOKS = [CONVERT]
+OPTIMIZE = "233-blip-optimize.ipynb"
+NOTEBOOKS = [CONVERT, OPTIMIZE]
+MODEL = str(EMBEDDED.relative_to(ROOT))
 
 
 def outputs(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
@@ -35,7 +41,7 @@ def printed(notebook: nbformat.NotebookNode) -> str:
 def convert_notebook(tmp_path_factory):
     """The convert notebook, executed on the embedded model."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLIP_MODEL", str(EMBEDDED.relative_to(ROOT)))
+        patch.setenv("BLIP_MODEL", MODEL)
         return run_notebook(ROOT / CONVERT, tmp_path_factory.mktemp("executed") / CONVERT)
 
 
@@ -59,6 +65,72 @@ def test_convert_notebook_writes_what_pytorch_writes(convert_notebook):
 
 def test_convert_notebook_serves_its_demo_on_this_machine_only(convert_notebook):
     assert re.search(r"^http://127\.0\.0\.1:\d+", printed(convert_notebook), re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def optimize_notebook(convert_notebook, tmp_path_factory):
+    """The optimize notebook, executed on the embedded model after the convert notebook."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLIP_MODEL", MODEL)
+        return run_notebook(ROOT / OPTIMIZE, tmp_path_factory.mktemp("executed") / OPTIMIZE)
+
+
+def table(notebook: nbformat.NotebookNode, first_header: str) -> dict[str, dict[str, str]]:
+    """The Markdown table in the notebook's outputs whose header starts so: row -> column -> text."""
+    for output in outputs(notebook):
+        lines = output.get("data", {}).get("text/markdown", "").splitlines()
+        if lines and lines[0].startswith(f"| {first_header} |"):
+            header, _, *rows = ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines)
+            return {" ".join(row[: -len(header) + 1]): dict(zip(header[1:], row[1:], strict=True)) for row in rows}
+    raise AssertionError(f"no table starts with {first_header!r}")
+
+
+def test_optimize_notebook_shows_the_sizes_of_the_files(optimize_notebook):
+    rows = table(optimize_notebook, "part")
+    for label, sizes in weight_sizes(ROOT / default_folder(MODEL), ["FP16", "INT8", "INT4"]).items():
+        for precision, size in sizes.items():
+            assert float(rows[label][f"{precision}, MB"]) == pytest.approx(size / 1e6, rel=0.05)
+        assert float(rows[label]["FP16 / INT8"].rstrip("x")) == pytest.approx(sizes["FP16"] / sizes["INT8"], abs=0.01)
+
+
+def test_optimize_notebook_shows_the_accuracy_that_a_recount_gives(optimize_notebook, processor):
+    rows, questions, captions = table(optimize_notebook, "accuracy"), load_questions("test"), load_captions("test")
+    model = OVBlipModel.from_pretrained(ROOT / default_folder(MODEL), "AUTO", "INT8")
+    answers = answer_questions(model, processor, questions)
+    for kind, score in score_answers(answers, questions).items():
+        assert rows[f"answers, {kind}"]["INT8"] == str(score)
+    said = caption_images(model, processor, list(captions))
+    assert rows["captions"]["INT8"] == str(score_captions(said, list(captions.values())))
+    assert rows["answers as FP16"]["FP16"].startswith("100.00 %")
+
+
+def test_optimize_notebook_times_every_side_and_sums_up(optimize_notebook):
+    found = results(optimize_notebook)
+    for task in ("caption", "answer"):
+        for side in ("PyTorch", "FP16", "INT8", "INT4"):
+            low, high = re.search(rf"\| {task} \| {side} \| [\d.]+ \| ([\d.]+) - ([\d.]+) \|", found).groups()
+            assert 0 < float(low) <= float(high)
+    assert len(re.findall(rf"^\| {MODEL} \| (?:FP16|INT8|INT4) \| 9\d\.\d+ %", found, re.MULTILINE)) == 3
+
+
+def test_optimize_notebook_skips_quantization_cleanly_when_the_box_is_off(optimize_notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("BLIP_MODEL", MODEL)
+    notebook = nbformat.read(ROOT / OPTIMIZE, as_version=4)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("quantization_widget()", "quantization_widget(False)")
+    copy = ROOT / "build" / "unticked.ipynb"
+    nbformat.write(notebook, copy)
+    done = run_notebook(copy, tmp_path / "done.ipynb", ROOT)
+    skipping = [cell for cell in done.cells if cell.source.startswith("%%skip")]
+    assert len(skipping) >= 8
+    assert all(cell.outputs[0].text.startswith("Skipped") for cell in skipping)
+    assert re.search(r"^http://127\.0\.0\.1:\d+", printed(done), re.MULTILINE)
+
+
+def test_optimize_notebook_says_what_to_run_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("BLIP_MODEL", "models/never-converted")
+    with pytest.raises(CellExecutionError, match=r"run 233-blip-convert\.ipynb with models/never-converted first"):
+        run_notebook(ROOT / OPTIMIZE, tmp_path / OPTIMIZE)
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -94,27 +166,8 @@ def hub_cache(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("hf")
     repository = home / "hub" / "models--Salesforce--blip-vqa-base"
     snapshot = repository / "snapshots" / ("0" * 40)
-    text = {
-        "vocab_size": 30524,
-        "num_attention_heads": 12,
-        "encoder_hidden_size": 768,
-        "bos_token_id": 30522,
-        "sep_token_id": 102,
-    }
-    torch.manual_seed(0)
-    vision = {"image_size": 384, "initializer_range": 0.02}
-    BlipForQuestionAnswering(BlipConfig(vision_config=vision, text_config=text)).save_pretrained(snapshot)
-    words = [f"[unused{index}]" for index in range(30522)]
-    words[0], words[100:104] = "[PAD]", ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    words[2000:2009] = ["how", "many", "dogs", "are", "in", "the", "picture", "?", "where"]
-    tokenizer = BertTokenizerFast(
-        vocab={word: index for index, word in enumerate([*words, "[DEC]", "[ENC]"])},
-        bos_token="[DEC]",
-        additional_special_tokens=["[ENC]"],
-        model_max_length=512,
-    )
-    size = {"height": 384, "width": 384}
-    BlipProcessor(BlipImageProcessor(size=size), tokenizer).save_pretrained(snapshot)
+    blip_base().save_pretrained(snapshot)
+    blip_processor().save_pretrained(snapshot)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
     return home
