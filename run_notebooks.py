@@ -22,7 +22,11 @@ def run_notebook(path: Path, output: Path, folder: Path | None = None) -> Notebo
     """
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
-        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(folder or path.parent)}}
+        notebook,
+        timeout=None,
+        record_timing=False,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder or path.parent)}},
     )
     if os.name == "posix":
         # Local sockets, which other users cannot listen in on, in place of TCP ports.
