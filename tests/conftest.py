@@ -13,7 +13,7 @@ from transformers import BlipConfig, BlipForQuestionAnswering, BlipProcessor, Pr
 
 from blip_convert import convert, convert_text_decoder, convert_text_encoder, convert_vision_model
 from blip_model import OVBlipModel
-from blip_torch import load_checkpoint
+from blip_torch import generate_caption, load_checkpoint
 from easy_vqa_data import Question, load_questions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,3 +142,18 @@ def converted(checkpoint, processor, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def fp16_model(converted) -> OVBlipModel:
     return OVBlipModel.from_pretrained(converted, "CPU", ov_config=F32)
+
+
+@pytest.fixture(scope="session")
+def all_questions(easy_vqa):
+    return range(len(easy_vqa.questions))
+
+
+@pytest.fixture(scope="session")
+def torch_greedy(easy_vqa, checkpoint, all_questions):
+    return easy_vqa.torch_answers(checkpoint, all_questions)
+
+
+@pytest.fixture(scope="session")
+def torch_captions(easy_vqa, checkpoint):
+    return padded(list(generate_caption(checkpoint, easy_vqa.pixel_values)))

@@ -18,21 +18,6 @@ PARTS = PARTS_OF_ARCHITECTURE["BlipForQuestionAnswering"]
 
 
 @pytest.fixture(scope="module")
-def all_questions(easy_vqa):
-    return range(len(easy_vqa.questions))
-
-
-@pytest.fixture(scope="module")
-def torch_greedy(easy_vqa, checkpoint, all_questions):
-    return easy_vqa.torch_answers(checkpoint, all_questions)
-
-
-@pytest.fixture(scope="module")
-def torch_captions(easy_vqa, checkpoint):
-    return padded(list(generate_caption(checkpoint, easy_vqa.pixel_values)))
-
-
-@pytest.fixture(scope="module")
 def sample(easy_vqa):
     """500 questions spread over the test split."""
     return list(range(0, len(easy_vqa.questions), len(easy_vqa.questions) // 500))[:500]

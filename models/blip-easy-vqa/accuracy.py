@@ -17,6 +17,7 @@ from transformers import BlipForQuestionAnswering, BlipProcessor
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
+from blip_torch import generate_caption  # noqa: E402
 from easy_vqa_data import Question, load_captions, load_questions, question_type  # noqa: E402
 
 
@@ -44,18 +45,9 @@ def answer_questions(model, processor: BlipProcessor, questions: list[Question],
     return answers
 
 
-@torch.no_grad()
 def caption_images(model, processor: BlipProcessor, image_paths: list[str]) -> list[str]:
-    """Caption image files: the text decoder attends to the image where it otherwise attends to a question."""
-    text_config = model.config.text_config
-    image_embeds = model.vision_model(process_images(image_paths, processor)).last_hidden_state
-    output = model.text_decoder.generate(
-        input_ids=torch.full((len(image_embeds), 1), text_config.bos_token_id),
-        eos_token_id=text_config.sep_token_id,
-        pad_token_id=text_config.pad_token_id,
-        encoder_hidden_states=image_embeds,
-        encoder_attention_mask=torch.ones(image_embeds.shape[:2], dtype=torch.long),
-    )
+    """Caption image files, greedily."""
+    output = generate_caption(model, process_images(image_paths, processor))
     return processor.batch_decode(output, skip_special_tokens=True)
 
 

@@ -1,0 +1,103 @@
+"""The checkpoint in models/blip-easy-vqa, its data and its card."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import EMBEDDED, ROOT
+from PIL import Image
+
+from blip_accuracy import score_answers, score_captions
+from easy_vqa_data import ANSWERS, colour_and_shape, load_captions, load_questions, question_type
+
+sys.path.insert(0, str(EMBEDDED))
+from training_data import augment, free_margins, normalize, read_images
+
+
+@pytest.fixture(scope="module")
+def split_scores(easy_vqa, processor, torch_greedy, torch_captions):
+    """PyTorch's exact match on the test split: all answers, each question type, and captions."""
+    answers = processor.batch_decode(torch_greedy, skip_special_tokens=True)
+    captions = load_captions("test")
+    said = dict(zip(easy_vqa.paths, processor.batch_decode(torch_captions, skip_special_tokens=True), strict=True))
+    scores = score_answers(answers, easy_vqa.questions)
+    scores["captions"] = score_captions([said[path] for path in captions], list(captions.values()))
+    return scores
+
+
+def test_answers_and_captions_are_right_on_99_of_100_of_the_test_split(split_scores):
+    assert (split_scores["all"].asked, split_scores["captions"].asked) == (9673, 772)
+    assert split_scores["all"].rate >= 0.99
+    assert split_scores["captions"].rate >= 0.99
+
+
+def test_model_card_states_the_measured_accuracies(split_scores):
+    card = (EMBEDDED / "README.md").read_text()
+    found = dict(re.findall(r"^\| (?:\W )?([a-z/]+) \| \d+\.\d\d % \| ([\d,]+ of [\d,]+) \|$", card, re.MULTILINE))
+    assert found["answers"] == f"{split_scores['all'].right:,} of {split_scores['all'].asked:,}"
+    for name in ("yes/no", "colour", "shape", "captions"):
+        assert found[name] == f"{split_scores[name].right:,} of {split_scores[name].asked:,}"
+
+
+def test_loads_without_the_hub_and_reads_an_unknown_word_as_unk():
+    script = f"""
+from transformers import BlipForQuestionAnswering, BlipProcessor
+model = BlipForQuestionAnswering.from_pretrained({str(EMBEDDED)!r})
+tokenizer = BlipProcessor.from_pretrained({str(EMBEDDED)!r}).tokenizer
+print(tokenizer.convert_ids_to_tokens(tokenizer("What COLOR is the giraffe?").input_ids))
+start = tokenizer.convert_ids_to_tokens([model.decoder_start_token_id, len(tokenizer) - 1])
+print(start, model.num_parameters())
+"""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    words, start, parameters = re.fullmatch(r"(.*)\n(\[.*\]) (\d+)\n", done.stdout).groups()
+    assert words == "['[CLS]', 'what', 'color', 'is', 'the', '[UNK]', '?', '[SEP]']"
+    assert start == "['[DEC]', '[ENC]']"
+    assert 2_000_000 <= int(parameters) <= 4_000_000
+
+
+def test_folder_is_small_and_has_no_pickle():
+    tracked = subprocess.check_output(["git", "ls-files", EMBEDDED.relative_to(ROOT)], cwd=ROOT, text=True).split()
+    assert sum((ROOT / name).stat().st_size for name in tracked) <= 10_000_000
+    assert not [name for name in tracked if name.endswith((".bin", ".pt", ".pkl", ".pth"))]
+
+
+def test_questions_reveal_as_many_captions_as_the_card_says_and_never_contradict():
+    assert (len(load_questions("train")), len(load_questions("test"))) == (38575, 9673)
+    assert (len(load_captions("train")), len(load_captions("test"))) == (3132, 772)
+    assert all(
+        re.fullmatch(r"a \w+ (circle|rectangle|triangle)", caption) for caption in load_captions("test").values()
+    )
+
+
+def test_contradicting_questions_are_refused():
+    questions = [question for question in load_questions("test") if question.answer in ("red", "blue")][:50]
+    with pytest.raises(ValueError, match="one image cannot be blue and red at once"):
+        colour_and_shape(questions)
+
+
+def test_question_types_cover_every_answer_and_nothing_else():
+    assert {question_type(answer) for answer in ANSWERS} == {"yes/no", "colour", "shape"}
+    with pytest.raises(ValueError, match="'purple' is not an answer of easy-VQA"):
+        question_type("purple")
+    with pytest.raises(ValueError, match="easy-VQA has no split 'dev'"):
+        load_questions("dev")
+
+
+def test_training_pixels_are_what_the_processor_gives(processor):
+    paths = list(load_captions("train"))[:20]
+    images = [Image.open(path).convert("RGB") for path in paths]
+    expected = processor(images=images, return_tensors="pt")["pixel_values"]
+    assert torch.allclose(normalize(read_images(paths), processor.image_processor), expected, atol=1e-6)
+
+
+def test_augmentation_keeps_every_pixel_of_the_shape():
+    images = read_images(list(load_captions("train"))[:64])
+    torch.manual_seed(0)
+    moved = augment(images, free_margins(images))
+    assert not torch.equal(moved, images)
+    for before, after in zip(images, moved, strict=True):
+        assert torch.equal(before.flatten().sort().values, after.flatten().sort().values)
