@@ -1,8 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-BLIP_MODEL ?= models/blip-easy-vqa
-export BLIP_MODEL
+
+run demo: export BLIP_MODEL ?= models/blip-easy-vqa
 
 .PHONY: run test demo notebook lint
 
@@ -17,8 +17,8 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 
 demo: $(VENV)/installed
-	$(BIN)/python blip_convert.py $(BLIP_MODEL)
-	$(BIN)/python blip_demo.py build/$(notdir $(BLIP_MODEL))
+	$(BIN)/python blip_convert.py $(BLIP_MODEL:%/=%)
+	$(BIN)/python blip_demo.py build/$(notdir $(BLIP_MODEL:%/=%))
 
 notebook: $(VENV)/installed
 	$(BIN)/jupyter lab 233-blip-convert.ipynb

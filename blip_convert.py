@@ -277,7 +277,7 @@ def make_stateful(model: ov.Model, past: list[str], present: list[str], cross: l
         read = read_value(initial, variable)
         for reader in readers:
             reader.replace_source_output(read.output(0))
-        sinks.append(assign(new_value or read, variable))
+        sinks.append(assign(read if new_value is None else new_value, variable))
         variables.append(variable)
 
     for past_name, present_name in zip(past, present, strict=True):
@@ -307,10 +307,11 @@ def conversion_stamp(model: PreTrainedModel) -> dict[str, str]:
     return {"checkpoint": checkpoint_digest(model), "converter": CONVERTER_VERSION}
 
 
-def save_settings(model: PreTrainedModel, processor: BlipProcessor, folder: Path, checkpoint: str) -> None:
-    """Save what running needs beside the IRs: configuration, generation configuration and processor."""
+def save_settings(model: PreTrainedModel, processor: BlipProcessor, folder: Path, stamp: dict[str, str]) -> None:
+    """Save what running needs beside the IRs: configuration with their stamp, generation configuration, processor."""
     config = copy.deepcopy(model.config)
-    config.architectures, config.openvino_checkpoint = [type(model).__name__], checkpoint
+    config.architectures = [type(model).__name__]
+    config.openvino_checkpoint, config.openvino_converter = stamp["checkpoint"], stamp["converter"]
     with staging(folder) as unfinished:
         config.save_pretrained(unfinished)
         if hasattr(model, "text_decoder"):
@@ -327,7 +328,7 @@ def convert(model: PreTrainedModel, processor: BlipProcessor, folder: str | Path
     weights by this converter are reused. Returns the folder.
     """
     folder, stamp = Path(folder), conversion_stamp(model)
-    save_settings(model, processor, folder, stamp["checkpoint"])
+    save_settings(model, processor, folder, stamp)
     ensure_ir(folder / VISION_MODEL, stamp, lambda: convert_vision_model(model.vision_model))
     if hasattr(model, "text_encoder"):
         itm_head = getattr(model, "itm_head", None)

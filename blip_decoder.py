@@ -76,6 +76,8 @@ def text_decoder_forward(
     """
     state = past_key_values
     if not isinstance(state, DecoderState):
+        if encoder_hidden_states is None:
+            raise ValueError("a generation's first step needs encoder_hidden_states, the image's or question's tokens")
         if encoder_attention_mask is None:
             encoder_attention_mask = torch.ones(encoder_hidden_states.shape[:2], dtype=torch.int64)
         state = DecoderState(

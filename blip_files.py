@@ -77,7 +77,7 @@ def staging(folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".unfinished-*"):
         if time.time() - leftover.stat().st_mtime > 3600:
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as name:
         yield Path(name)
 
@@ -85,8 +85,8 @@ def staging(folder: Path) -> Iterator[Path]:
 def save_ir(model: ov.Model, path: Path, stamp: dict[str, str]) -> None:
     """Save `model` at `path` (.xml, and .bin beside it) with float weights in FP16, and `stamp` in its runtime info.
 
-    An IR that was there stays whole until the new one is. Its .xml goes first and comes back last, so that there is
-    never an .xml beside another model's .bin.
+    An IR that was there stays whole until the new one is. Its .xml goes first and comes back last, so that one writer
+    at a time never leaves an .xml beside another model's .bin.
     """
     for key, value in stamp.items():
         model.set_rt_info(value, ["blip", key])
@@ -139,17 +139,17 @@ def load_config(folder: Path) -> BlipConfig:
     return config
 
 
-def read_part(core: ov.Core, path: Path, checkpoint: str) -> ov.Model:
-    """Read the IR at `path`, made sure to be of the given checkpoint.
+def read_part(core: ov.Core, path: Path, config: BlipConfig) -> ov.Model:
+    """Read the IR at `path`, made sure to be of the checkpoint and the converter version that `config` names.
 
     Raises:
         FileNotFoundError: it is missing.
-        ValueError: it is of another checkpoint or cannot be read.
+        ValueError: it is of another checkpoint or converter version, or cannot be read.
     """
     if path.name in PARTS_OF_ARCHITECTURE["BlipForQuestionAnswering"]:
-        again = f"convert the checkpoint into {path.parent} again"
+        again = f"run python blip_convert.py CHECKPOINT --output {path.parent}"
     else:
-        again = f"run python blip_optimize.py {path.parent}"
+        again = f"run python blip_optimize.py {path.parent}" + " --weights int4" * path.stem.endswith("_int4")
     for file in (path, path.with_suffix(".bin")):
         if not file.exists():
             raise FileNotFoundError(f"{file} is missing: {again}")
@@ -157,7 +157,8 @@ def read_part(core: ov.Core, path: Path, checkpoint: str) -> ov.Model:
         model = core.read_model(path)
     except RuntimeError as error:
         raise ValueError(f"{path} cannot be read: {again}") from error
-    found = read_stamp(model).get("checkpoint")
-    if found != checkpoint:
-        raise ValueError(f"{path} was made from checkpoint {found}, but config.json from {checkpoint}: {again}")
+    found = read_stamp(model)
+    for key, wanted in (("checkpoint", config.openvino_checkpoint), ("converter", config.openvino_converter)):
+        if found.get(key) != wanted:
+            raise ValueError(f"{path} was made from {key} {found.get(key)}, but config.json from {wanted}: {again}")
     return model

@@ -11,9 +11,9 @@ from transformers import BlipTextConfig
 
 def check_device(core: ov.Core, device: str) -> None:
     """Raise ValueError where OpenVINO has no such device, before anything is loaded for it."""
-    name = device.split(":")[0]
-    virtual = ("AUTO", "MULTI", "HETERO", "BATCH")
-    if name not in virtual and device not in core.available_devices and name not in core.available_devices:
+    name = device.split(":")[0].split(".")[0]
+    virtual = {"AUTO", "MULTI", "HETERO", "BATCH"}
+    if name not in virtual | {each.split(".")[0] for each in core.available_devices}:
         raise ValueError(f"there is no device {device!r} here; choose one of {[*core.available_devices, 'AUTO']}")
 
 
@@ -23,13 +23,14 @@ def check_pixels(pixel_values: Tensor, expected: Sequence[int]) -> np.ndarray:
     Raises:
         ValueError: there is no image, or one of another size.
     """
+    pixel_values = torch.as_tensor(pixel_values).detach().to("cpu", torch.float32)
     if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != tuple(expected[1:]) or not len(pixel_values):
         sizes = ", ".join(map(str, expected[1:]))
         raise ValueError(
             f"pixel_values is {list(pixel_values.shape)}; this model takes [images, {sizes}]: "
             "use the processor that came with it"
         )
-    return np.ascontiguousarray(pixel_values.detach().numpy(), np.float32)
+    return np.ascontiguousarray(pixel_values.numpy())
 
 
 def check_batch(images: int, texts: int) -> None:

@@ -86,7 +86,7 @@ class OVBlipModel:
         check_device(core, device)
         config = load_config(folder)
         models = {
-            part: read_part(core, folder / file, config.openvino_checkpoint)
+            part: read_part(core, folder / file, config)
             for part, file in part_files(folder, PARTS_OF_ARCHITECTURE[config.architectures[0]], precision).items()
         }
         compiled = {part: core.compile_model(model, device, dict(ov_config or {})) for part, model in models.items()}
@@ -103,7 +103,7 @@ class OVBlipModel:
     def _encode_image(self, pixels: np.ndarray) -> np.ndarray:
         """The image's tokens, [B, N, vision hidden] float32, of checked `pixels` [B, 3, H, W].
 
-        The model takes one image; a batch is several requests in flight.
+        The model takes one image; a batch is one request for each, as many at once as the device is set up for.
         """
         embeds = np.empty((len(pixels), *self.vision_model.output(0).shape[1:]), np.float32)
 
@@ -231,6 +231,8 @@ class OVBlipModel:
         self, input_ids: Tensor, encoder_hidden_states, encoder_attention_mask: Tensor, generate_kwargs: dict
     ):
         """`generate` of the text decoder, told what BLIP's tokens mean and, by default, where to stop."""
+        config = self.config.text_config
+        special_tokens = {"eos_token_id": config.sep_token_id, "pad_token_id": config.pad_token_id}
         defaults = self.text_decoder.generation_config
         if not {"max_length", "max_new_tokens", "generation_config"} & generate_kwargs.keys() and not (
             defaults.max_length or defaults.max_new_tokens
@@ -238,11 +240,9 @@ class OVBlipModel:
             generate_kwargs = generate_kwargs | {"max_new_tokens": DEFAULT_NEW_TOKENS}
         return self.text_decoder.generate(
             input_ids=input_ids,
-            eos_token_id=self.config.text_config.sep_token_id,
-            pad_token_id=self.config.text_config.pad_token_id,
             encoder_hidden_states=torch.from_numpy(encoder_hidden_states),
             encoder_attention_mask=encoder_attention_mask,
-            **generate_kwargs,
+            **special_tokens | generate_kwargs,
         )
 
     def _generate_by_length(self, prompts, lengths, image_embeds, image_mask, generate_kwargs) -> Tensor:

@@ -6,8 +6,9 @@ The FP16 IRs of a folder stay; the quantized ones are written beside them.
 """
 
 import argparse
-from collections.abc import Callable
+import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import datasets
@@ -17,7 +18,7 @@ import openvino as ov
 from tqdm.auto import tqdm
 from transformers import BlipProcessor
 
-from blip_accuracy import vqa_v2_samples
+from blip_accuracy import CALIBRATION, vqa_v2_samples
 from blip_files import (
     PARTS_OF_ARCHITECTURE,
     TEXT_DECODER,
@@ -27,7 +28,6 @@ from blip_files import (
     load_config,
     quantized_name,
     read_part,
-    read_stamp,
 )
 from easy_vqa_data import load_questions
 
@@ -52,7 +52,11 @@ def easy_vqa_calibration(samples: int = SAMPLES, seed: int = SEED) -> datasets.D
 
 def calibration_dataset(model_id: str | Path, samples: int = SAMPLES) -> datasets.Dataset:
     """What suits a model: easy-VQA for the embedded one, VQA v2 for the others."""
-    return easy_vqa_calibration(samples) if Path(model_id).name == "blip-easy-vqa" else vqa_v2_samples(samples, SEED)
+    return (
+        easy_vqa_calibration(samples)
+        if Path(model_id).name == "blip-easy-vqa"
+        else vqa_v2_samples(samples, SEED, CALIBRATION)
+    )
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,8 @@ def quantize(model: ov.Model, samples: list) -> ov.Model:
 
 
 def compress_decoder(model: ov.Model, weights: str = "int8") -> ov.Model:
-    """INT8 or INT4 weights and float activations: a step multiplies one token, so reading weights is all its time.
+    """INT8 or INT4 weights: a step multiplies one token, so reading weights is most of its time. No ranges are fixed
+    for activations, which would cost accuracy; a device may still quantize them on the fly.
 
     Raises:
         ValueError: `weights` is neither "int8" nor "int4".
@@ -118,44 +123,45 @@ def compress_decoder(model: ov.Model, weights: str = "int8") -> ov.Model:
     raise ValueError(f"weights is {weights!r}; it takes 'int8' or 'int4'")
 
 
-def optimize(
-    folder: str | Path, make_dataset: Callable[[], datasets.Dataset], samples: int = SAMPLES, weights: str = "int8"
-) -> Path:
+def dataset_digest(dataset: datasets.Dataset) -> str:
+    """What tells one calibration set from another: a BLAKE2 digest of its image ids and questions."""
+    pairs = zip(dataset["image_id"], dataset["question"], strict=True)
+    return hashlib.blake2b(repr(list(pairs)).encode(), digest_size=8).hexdigest()
+
+
+def optimize(folder: str | Path, dataset: datasets.Dataset, weights: str = "int8") -> Path:
     """Write the quantized IRs of a converted folder beside its FP16 ones; those that still fit are reused.
 
     Args:
         folder: made by `blip_convert`.
-        make_dataset: gives the calibration set; called only if something has to be calibrated.
-        samples: how many image-question pairs of it to use.
+        dataset: the calibration set, with `image`, `image_id` and `question`; all of it is used.
         weights: of the decoder, "int8" or "int4".
 
     Raises:
         FileNotFoundError, ValueError: the folder is not a converted model, or a part of it is missing or damaged.
     """
     folder, core = Path(folder), ov.Core()
-    config, parts = load_config(folder), {}
-    for part in PARTS_OF_ARCHITECTURE[config.architectures[0]]:
-        parts[part] = read_part(core, folder / part, config.openvino_checkpoint)
-    inputs: list[CalibrationInputs] = []
+    config = load_config(folder)
+    parts = {part: read_part(core, folder / part, config) for part in PARTS_OF_ARCHITECTURE[config.architectures[0]]}
+    source = {
+        "checkpoint": config.openvino_checkpoint,
+        "converter": config.openvino_converter,
+        "optimizer": OPTIMIZER_VERSION,
+    }
 
+    @cache
     def calibrated() -> CalibrationInputs:
-        if not inputs:
-            dataset = make_dataset()
-            inputs.append(calibration_inputs(dataset, BlipProcessor.from_pretrained(folder), parts[VISION_MODEL]))
-        return inputs[0]
+        return calibration_inputs(dataset, BlipProcessor.from_pretrained(folder), parts[VISION_MODEL])
 
-    source = {"checkpoint": config.openvino_checkpoint, "converter": read_stamp(parts[VISION_MODEL])["converter"]}
-    stamp = source | {"optimizer": OPTIMIZER_VERSION, "samples": str(samples)}
     make = {
         VISION_MODEL: lambda: quantize(parts[VISION_MODEL], calibrated().pixel_values),
         TEXT_ENCODER: lambda: quantize(parts[TEXT_ENCODER], calibrated().questions),
     }
     for part in (part for part in make if part in parts):
-        ensure_ir(folder / quantized_name(part), stamp, make[part])
+        ensure_ir(folder / quantized_name(part), source | {"calibration": dataset_digest(dataset)}, make[part])
     if TEXT_DECODER in parts:
-        stamp = source | {"optimizer": OPTIMIZER_VERSION}
         path = folder / quantized_name(TEXT_DECODER, weights)
-        ensure_ir(path, stamp, lambda: compress_decoder(parts[TEXT_DECODER], weights))
+        ensure_ir(path, source, lambda: compress_decoder(parts[TEXT_DECODER], weights))
     return folder
 
 
@@ -167,12 +173,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.samples < 1:
         parser.error(f"--samples is {arguments.samples}; it takes at least 1")
-    optimize(
-        arguments.folder,
-        lambda: calibration_dataset(arguments.folder, arguments.samples),
-        arguments.samples,
-        arguments.weights,
-    )
+    load_config(arguments.folder)  # a wrong folder is told before data is downloaded for it
+    optimize(arguments.folder, calibration_dataset(arguments.folder, arguments.samples), arguments.weights)
     print(f"{arguments.folder} has its quantized models")
 
 

@@ -36,14 +36,14 @@ def load_checkpoint(model_id: str | Path) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(model_id)
     names = config.architectures or [f"a {config.model_type!r} model of unnamed architecture"]
     if names[0] not in ARCHITECTURES:
-        raise ValueError(f"{model_id} is {names[0]}; it takes one of {', '.join(ARCHITECTURES)}")
+        raise ValueError(f"{model_id} is {names[0]}; only these are converted: {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[names[0]].from_pretrained(model_id, use_safetensors=True, dtype=torch.float32).eval()
 
 
 def checkpoint_digest(model: PreTrainedModel) -> str:
     """What tells one checkpoint from another: a BLAKE2 digest of the configuration and of every weight."""
     digest = hashlib.blake2b(digest_size=16)
-    config = {key: value for key, value in model.config.to_diff_dict().items() if not key.startswith("_")}
+    config = {key: value for key, value in model.config.to_diff_dict().items() if key != "transformers_version"}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -67,7 +67,7 @@ def prepare(model: BlipForQuestionAnswering) -> dict[str, OVBlipModel]:
     """Convert and quantize `model` where that is not done yet, and load it at every precision."""
     convert(model, blip_processor(), FOLDER)
     for weights in ("int8", "int4"):
-        optimize(FOLDER, lambda: easy_vqa_calibration(CALIBRATION_SAMPLES), CALIBRATION_SAMPLES, weights)
+        optimize(FOLDER, easy_vqa_calibration(CALIBRATION_SAMPLES), weights)
     return {precision: OVBlipModel.from_pretrained(FOLDER, "CPU", precision) for precision in PRECISIONS}
 
 

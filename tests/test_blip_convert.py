@@ -269,7 +269,7 @@ def test_retrieval_checkpoint_converts_and_matches_as_pytorch(processor, tmp_pat
 
 def test_checkpoint_of_another_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertForMaskedLM"]}')
-    with pytest.raises(ValueError, match="is BertForMaskedLM; it takes one of BlipForQuestionAnswering"):
+    with pytest.raises(ValueError, match="is BertForMaskedLM; only these are converted: BlipForQuestionAnswering"):
         load_checkpoint(tmp_path)
 
 

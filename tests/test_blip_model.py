@@ -164,7 +164,9 @@ def test_caption_does_not_depend_on_other_prompts_in_its_batch(processor, f32_mo
         alone = f32_model.generate_caption(
             images[index : index + 1], **processor(text=prompt, return_tensors="pt"), **arguments
         )
-        assert torch.equal(padded(list(alone)), padded(list(together[index * rows : (index + 1) * rows])))
+        # Texts, not ids: beam search fills up finished rows with [SEP] while others in the batch go on.
+        found = processor.batch_decode(together[index * rows : (index + 1) * rows], skip_special_tokens=True)
+        assert found == processor.batch_decode(alone, skip_special_tokens=True)
 
 
 class TokenCollector(BaseStreamer):
@@ -280,7 +282,7 @@ def test_missing_part_is_named(converted, tmp_path, part, suffix):
     folder = shutil.copytree(converted, tmp_path / "copy")
     missing = (folder / part).with_suffix(suffix)
     missing.unlink()
-    with pytest.raises(FileNotFoundError, match=f"{missing.name} is missing: convert the checkpoint into"):
+    with pytest.raises(FileNotFoundError, match=f"{missing.name} is missing: run python blip_convert"):
         OVBlipModel.from_pretrained(folder, "CPU")
 
 

@@ -15,7 +15,14 @@ import blip_optimize
 from blip_accuracy import agreement, answer_questions, caption_images, score_answers, score_captions
 from blip_files import TEXT_DECODER, TEXT_ENCODER, VISION_MODEL, quantized_name, read_stamp, weight_sizes
 from blip_model import OVBlipModel
-from blip_optimize import calibration_dataset, calibration_inputs, compress_decoder, easy_vqa_calibration, optimize
+from blip_optimize import (
+    calibration_dataset,
+    calibration_inputs,
+    compress_decoder,
+    dataset_digest,
+    easy_vqa_calibration,
+    optimize,
+)
 from easy_vqa_data import load_captions, load_questions
 
 QUANTIZED = [quantized_name(part) for part in (VISION_MODEL, TEXT_ENCODER, TEXT_DECODER)]
@@ -26,7 +33,7 @@ def quantized(converted, tmp_path_factory):
     """The embedded model's folder with INT8 models, and the INT4 decoder, made as the notebook makes them."""
     folder = shutil.copytree(converted, tmp_path_factory.mktemp("quantized") / "blip-easy-vqa")
     for weights in ("int8", "int4"):
-        optimize(folder, easy_vqa_calibration, weights=weights)
+        optimize(folder, easy_vqa_calibration(), weights)
     return folder
 
 
@@ -77,19 +84,16 @@ def test_vision_input_stays_static(quantized):
     assert ov.Core().read_model(quantized / quantized_name(VISION_MODEL)).input(0).partial_shape.is_static
 
 
-def test_second_run_reuses_everything_and_asks_for_no_data(quantized, capsys):
-    def no_data() -> datasets.Dataset:
-        raise AssertionError("the calibration data was asked for")
-
-    optimize(quantized, no_data)
+def test_second_run_reuses_everything(quantized, capsys):
+    optimize(quantized, easy_vqa_calibration())
     assert capsys.readouterr().out.count("reused") == 3
 
 
-def test_other_sample_count_quantizes_anew(quantized, tmp_path, capsys):
+def test_other_calibration_data_quantizes_anew(quantized, tmp_path, capsys):
     folder = shutil.copytree(quantized, tmp_path / "copy")
-    optimize(folder, lambda: easy_vqa_calibration(20), samples=20)
+    optimize(folder, easy_vqa_calibration(20))
     said = capsys.readouterr().out
-    assert said.count("the one there has samples 300") == 2
+    assert said.count("the one there has calibration") == 2
     assert said.count("reused") == 1
 
 
@@ -169,13 +173,22 @@ def test_hub_models_are_calibrated_on_vqa_v2(monkeypatch):
 
         def shuffle(self, **options):
             asked["shuffle"] = options
-            return iter([{"image_id": index, "question": f"question {index}"} for index in range(1000)])
+            return self
+
+        def filter(self, keep):
+            self.keep = keep
+            return self
+
+        def __iter__(self):
+            records = ({"image_id": index, "question": f"question {index}"} for index in range(1000))
+            return filter(self.keep, records)
 
     monkeypatch.setattr(
         datasets, "load_dataset", lambda *names, **options: asked.update(names=names, options=options) or Stream()
     )
     dataset = calibration_dataset("Salesforce/blip-vqa-base", 30)
     assert len(dataset) == 30
+    assert all(image_id % 2 == blip_optimize.CALIBRATION for image_id in dataset["image_id"])
     assert asked["names"] == ("lmms-lab/VQAv2",)
     assert asked["options"] == {"split": "validation", "streaming": True}
     assert asked["shuffle"]["seed"] == blip_optimize.SEED
@@ -201,7 +214,7 @@ def save_and_die(model, path, **options):
     if path.name == {QUANTIZED[1]!r}:
         os.kill(os.getpid(), signal.SIGKILL)
 ov.save_model = save_and_die
-optimize({str(folder)!r}, lambda: easy_vqa_calibration(10), samples=10)
+optimize({str(folder)!r}, easy_vqa_calibration(10))
 """
     killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert killed.returncode == -signal.SIGKILL
@@ -209,7 +222,7 @@ optimize({str(folder)!r}, lambda: easy_vqa_calibration(10), samples=10)
     with pytest.raises(FileNotFoundError, match=r"text_encoder_int8\.xml is missing"):
         OVBlipModel.from_pretrained(folder, "CPU")
     OVBlipModel.from_pretrained(folder, "CPU", "FP16")
-    optimize(folder, lambda: easy_vqa_calibration(10), samples=10)
+    optimize(folder, easy_vqa_calibration(10))
     OVBlipModel.from_pretrained(folder, "CPU", "INT8")
 
 
@@ -219,7 +232,7 @@ def test_command_line_quantizes_a_folder_and_refuses_what_is_not_one(converted, 
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert {path.name for path in folder.glob("*_int8.xml")} == set(QUANTIZED)
     stamp = read_stamp(ov.Core().read_model(folder / QUANTIZED[0]))
-    assert stamp["samples"] == "10"
+    assert stamp["calibration"] == dataset_digest(easy_vqa_calibration(10))
     for wrong, message in (
         ([str(tmp_path / "nothing")], "is no converted BLIP model"),
         ([str(folder), "--samples", "0"], "--samples is 0"),

@@ -101,7 +101,7 @@ def test_optimize_notebook_shows_the_accuracy_that_a_recount_gives(optimize_note
         assert rows[f"answers, {kind}"]["INT8"] == str(score)
     said = caption_images(model, processor, list(captions))
     assert rows["captions"]["INT8"] == str(score_captions(said, list(captions.values())))
-    assert rows["answers as FP16"]["FP16"].startswith("100.00 %")
+    assert rows["agreement with FP16, answers"]["FP16"].startswith("100.00 %")
 
 
 def test_optimize_notebook_times_every_side_and_sums_up(optimize_notebook):
