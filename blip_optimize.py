@@ -157,8 +157,9 @@ def optimize(folder: str | Path, dataset: datasets.Dataset, weights: str = "int8
         VISION_MODEL: lambda: quantize(parts[VISION_MODEL], calibrated().pixel_values),
         TEXT_ENCODER: lambda: quantize(parts[TEXT_ENCODER], calibrated().questions),
     }
+    stamp = source | {"calibration": dataset_digest(dataset)}
     for part in (part for part in make if part in parts):
-        ensure_ir(folder / quantized_name(part), source | {"calibration": dataset_digest(dataset)}, make[part])
+        ensure_ir(folder / quantized_name(part), stamp, make[part])
     if TEXT_DECODER in parts:
         path = folder / quantized_name(TEXT_DECODER, weights)
         ensure_ir(path, source, lambda: compress_decoder(parts[TEXT_DECODER], weights))

@@ -66,8 +66,9 @@ def blip_processor(words: str = "how many dogs are in the picture ? what color i
 def prepare(model: BlipForQuestionAnswering) -> dict[str, OVBlipModel]:
     """Convert and quantize `model` where that is not done yet, and load it at every precision."""
     convert(model, blip_processor(), FOLDER)
+    dataset = easy_vqa_calibration(CALIBRATION_SAMPLES)
     for weights in ("int8", "int4"):
-        optimize(FOLDER, easy_vqa_calibration(CALIBRATION_SAMPLES), weights)
+        optimize(FOLDER, dataset, weights)
     return {precision: OVBlipModel.from_pretrained(FOLDER, "CPU", precision) for precision in PRECISIONS}
 
 
