@@ -5,6 +5,7 @@ ids = model.generate_answer(**processor(image, "how many dogs are in the picture
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,19 @@ from blip_inputs import check_batch, check_device, check_pixels, check_text
 DEFAULT_NEW_TOKENS = 20
 """What transformers takes too, though with a warning each time."""
 
-__all__ = ["OVBlipModel", "text_decoder_forward"]
+__all__ = ["EncodedImages", "OVBlipModel", "text_decoder_forward"]
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """What `OVBlipModel.encode_images` gives: images that need no second look to be asked about again."""
+
+    image_embeds: np.ndarray
+    """[B, image tokens, vision hidden] float32."""
+
+    def __len__(self) -> int:
+        """How many images."""
+        return len(self.image_embeds)
 
 
 class OVBlipModel:
@@ -97,14 +110,20 @@ class OVBlipModel:
         start = config.text_config.bos_token_id
         return cls(config, start, compiled[VISION_MODEL], compiled.get(TEXT_ENCODER), text_decoder)
 
-    def _check_pixels(self, pixel_values: Tensor) -> np.ndarray:
-        return check_pixels(pixel_values, self.vision_model.input(0).shape)
-
-    def _encode_image(self, pixels: np.ndarray) -> np.ndarray:
-        """The image's tokens, [B, N, vision hidden] float32, of checked `pixels` [B, 3, H, W].
+    def encode_images(self, pixel_values: Tensor | EncodedImages) -> EncodedImages:
+        """Run the vision model; the result can be given instead of `pixel_values` as often as you like.
 
         The model takes one image; a batch is one request for each, as many at once as the device is set up for.
+
+        Args:
+            pixel_values: [B, 3, H, W] float32, normalized; images that are encoded already come back as they are.
+
+        Raises:
+            ValueError: it is of another size than the model takes.
         """
+        if isinstance(pixel_values, EncodedImages):
+            return pixel_values
+        pixels = check_pixels(pixel_values, self.vision_model.input(0).shape)
         embeds = np.empty((len(pixels), *self.vision_model.output(0).shape[1:]), np.float32)
 
         def keep(request: ov.InferRequest, index: int) -> None:
@@ -117,9 +136,9 @@ class OVBlipModel:
         for index in range(len(pixels)):
             queue.start_async({0: pixels[index : index + 1]}, index, share_inputs=True)
         queue.wait_all()
-        return embeds
+        return EncodedImages(embeds)
 
-    def _encode_text(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None):
+    def _encode_text(self, pixel_values: Tensor | EncodedImages, input_ids: Tensor, attention_mask: Tensor | None):
         """The text's tokens after looking at the image: the text encoder's outputs, and its checked attention mask.
 
         `pixel_values` [1 or B, 3, H, W], `input_ids` [B, T] -> outputs by name, attention mask [B, T] int64.
@@ -128,10 +147,9 @@ class OVBlipModel:
             raise ValueError(
                 f"{self.config.architectures[0]} has no text encoder: it cannot read a question, only caption"
             )
-        pixels = self._check_pixels(pixel_values)
         input_ids, attention_mask = check_text(self.config.text_config, input_ids, attention_mask)
-        check_batch(len(pixels), len(input_ids))
-        image_embeds = self._encode_image(pixels)
+        check_batch(len(pixel_values), len(input_ids))
+        image_embeds = self.encode_images(pixel_values).image_embeds
         outputs = self.text_encoder.create_infer_request().infer(
             {
                 "input_ids": input_ids.numpy(),
@@ -144,12 +162,17 @@ class OVBlipModel:
         return outputs, attention_mask
 
     def generate_answer(
-        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None, **generate_kwargs
+        self,
+        pixel_values: Tensor | EncodedImages,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        **generate_kwargs,
     ) -> Tensor:
         """Answer questions about images.
 
         Args:
-            pixel_values: [1 or B, 3, H, W] float32, normalized; one image serves all B questions, encoded once.
+            pixel_values: [1 or B, 3, H, W] float32, normalized, or what `encode_images` made of it; one image
+                serves all B questions, encoded once.
             input_ids: the questions, [B, T] int64.
             attention_mask: [B, T], 1 for tokens and 0 for padding; None is all ones. Padding changes no answer.
             generate_kwargs: those of transformers' `generate`.
@@ -168,7 +191,7 @@ class OVBlipModel:
 
     def generate_caption(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | EncodedImages,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         **generate_kwargs,
@@ -176,7 +199,8 @@ class OVBlipModel:
         """Caption images, or continue a prompt about them.
 
         Args:
-            pixel_values: [B, 3, H, W] float32, normalized; one image with several prompts is encoded once.
+            pixel_values: [B, 3, H, W] float32, normalized, or what `encode_images` made of it; one image with several
+                prompts is encoded once.
             input_ids: prompts as the tokenizer gives them, [CLS] first and [SEP] last, [B, T] int64.
             attention_mask: [B, T], 1 for tokens and 0 for padding; None is all ones. Padding changes no caption.
             generate_kwargs: those of transformers' `generate`.
@@ -188,11 +212,10 @@ class OVBlipModel:
             ValueError: an input or a generation argument is wrong; the message names it.
         """
         self._check_decoder()
-        pixels = self._check_pixels(pixel_values)
         if input_ids is not None:
             input_ids, attention_mask = check_text(self.config.text_config, input_ids, attention_mask)
-            check_batch(len(pixels), len(input_ids))
-        image_embeds = self._encode_image(pixels)
+            check_batch(len(pixel_values), len(input_ids))
+        image_embeds = self.encode_images(pixel_values).image_embeds
         image_mask = torch.ones(image_embeds.shape[:2], dtype=torch.int64)
         if input_ids is None:
             start = torch.full((len(image_embeds), 1), self.decoder_start_token_id)
@@ -203,7 +226,9 @@ class OVBlipModel:
             return self._generate(torch.stack(prompts), image_embeds, image_mask, generate_kwargs)
         return self._generate_by_length(prompts, lengths, image_embeds, image_mask, generate_kwargs)
 
-    def match(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def match(
+        self, pixel_values: Tensor | EncodedImages, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
         """How likely each text describes the image: image-text matching, for retrieval checkpoints.
 
         Shapes are those of `generate_answer`; returns probabilities [B] float32.

@@ -125,8 +125,8 @@ def test_answer_does_not_depend_on_batch(f32_model, mixed_questions):
 def test_one_image_serves_all_questions_and_is_encoded_once(f32_model, mixed_questions, monkeypatch):
     pixel_values, batch = mixed_questions
     encoded = []
-    encode = f32_model._encode_image
-    monkeypatch.setattr(f32_model, "_encode_image", lambda pixels: encoded.append(len(pixels)) or encode(pixels))
+    encode = f32_model.encode_images
+    monkeypatch.setattr(f32_model, "encode_images", lambda pixels: encoded.append(len(pixels)) or encode(pixels))
     shared = f32_model.generate_answer(pixel_values[:1], **batch, num_beams=2)
     assert encoded == [1]
     repeated = f32_model.generate_answer(pixel_values[:1].expand(64, -1, -1, -1), **batch, num_beams=2)

@@ -39,7 +39,7 @@ IMAGES_PER_STEP = 32
 QUESTIONS_PER_IMAGE = 8
 PEAK_LEARNING_RATE = 1e-3
 CAPTION_EPOCHS = 14
-ANSWER_EPOCHS = 14
+ANSWER_EPOCHS = 28
 SEED = 0
 # BLIP's own 0.02 (text) and 1e-10 (vision) suit 768 wide layers and trained weights. At 128 wide, shapes are told apart
 # after a third of the steps with this one.
