@@ -10,20 +10,17 @@ import argparse
 import copy
 from pathlib import Path
 
-import numpy as np
 import openvino as ov
 import torch
-from openvino import opset13 as opset
-from openvino.op import assign, read_value
-from openvino.op.util import Variable, VariableInfo
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import BlipProcessor, PreTrainedModel
 
 from blip_files import TEXT_DECODER, TEXT_ENCODER, VISION_MODEL, ensure_ir, staging
+from blip_stateful import keep_cache, keep_projections
 from blip_torch import checkpoint_digest, load_checkpoint
 
-CONVERTER_VERSION = "1"
+CONVERTER_VERSION = "2"
 """Goes into every IR. Raise it whenever the graphs below change, so that IRs of the old shape are made anew."""
 
 
@@ -94,13 +91,15 @@ def cross_attention(layer: nn.Module, hidden_states: Tensor, encoder_hidden_stat
         mask: additive, [E, 1, 1, N].
 
     Returns:
-        The new hidden states [k·E, T, hidden], and the encoder's keys and values [E, heads, N, head size].
+        The new hidden states [k·E, T, hidden], the encoder's keys [E, heads, head size, N] and values
+        [E, heads, N, head size]: each as the product with it reads it, so that kept ones need no rearranging.
     """
     attention = layer.crossattention.self
-    key = split_heads(attention.key(encoder_hidden_states), attention)
+    key = split_heads(attention.key(encoder_hidden_states), attention).transpose(2, 3)
     value = split_heads(attention.value(encoder_hidden_states), attention)
     query = attention.query(hidden_states).reshape(encoder_hidden_states.shape[0], -1, attention.all_head_size)
-    context = scaled_dot_product_attention(split_heads(query, attention), key, value, attn_mask=mask)
+    scores = split_heads(query * attention.attention_head_size**-0.5, attention) @ key + mask
+    context = scores.softmax(dim=-1) @ value
     context = merge_heads(context).reshape(hidden_states.shape)
     return layer.crossattention.output(context, hidden_states), key, value
 
@@ -125,13 +124,15 @@ class TextEncoder(nn.Module):
         mask = additive_mask(attention_mask[:, None, None, :] > 0)
         encoder_mask = additive_mask(encoder_attention_mask[:, None, None, :] > 0)
         hidden_states = self.embeddings(input_ids)
+        cross = []
         for layer in self.layers:
             hidden_states, _, _ = self_attention(layer, hidden_states, mask, past=None)
-            hidden_states, _, _ = cross_attention(layer, hidden_states, encoder_hidden_states, encoder_mask)
+            hidden_states, *keys_and_values = cross_attention(layer, hidden_states, encoder_hidden_states, encoder_mask)
+            cross += keys_and_values
             hidden_states = layer.feed_forward_chunk(hidden_states)
         if self.itm_head is None:
-            return hidden_states
-        return hidden_states, self.itm_head(hidden_states[:, 0])
+            return hidden_states, *cross
+        return hidden_states, self.itm_head(hidden_states[:, 0]), *cross
 
 
 class TextDecoder(nn.Module):
@@ -177,6 +178,11 @@ class TextDecoder(nn.Module):
         return self.cls(hidden_states[:, -1:]), *present, *cross
 
 
+def cache_names(kind: str, layers: int) -> list[str]:
+    """Names of every layer's keys and values, in the order in which the text models take and give them."""
+    return [f"{kind}.{layer}.{half}" for layer in range(layers) for half in ("key", "value")]
+
+
 def name_ports(model: ov.Model, inputs: list[str], outputs: list[str]) -> None:
     """Give the model's inputs and outputs the names a caller uses, in order."""
     for port, name in zip(model.inputs, inputs, strict=True):
@@ -200,11 +206,12 @@ def convert_vision_model(vision_model: nn.Module) -> ov.Model:
 
 
 def convert_text_encoder(text_encoder: nn.Module, itm_head: nn.Module | None = None) -> ov.Model:
-    """The question's tokens, grounded in the image.
+    """The question's tokens, grounded in the image; stateful: the image's keys and values stay for the next question.
 
     `input_ids`, `attention_mask` [k·E, T] int64, `encoder_hidden_states` [E, N, vision hidden],
     `encoder_attention_mask` [E, N] int64 -> `last_hidden_state` [k·E, T, hidden] and, with an `itm_head`,
-    `itm_logits` [k·E, 2]. Row r of the text attends to encoder row r // k.
+    `itm_logits` [k·E, 2]. Row r of the text attends to encoder row r // k. The first call after `reset_state()`
+    projects the image; later ones read of `encoder_hidden_states` only how many rows it has.
     """
     width = text_encoder.config.encoder_hidden_size
     example = {
@@ -218,7 +225,10 @@ def convert_text_encoder(text_encoder: nn.Module, itm_head: nn.Module | None = N
         example_input=example,
         input=[[-1, -1], [-1, -1], [-1, -1, width], [-1, -1]],
     )
-    name_ports(model, list(example), ["last_hidden_state"] + ["itm_logits"] * (itm_head is not None))
+    cross = cache_names("cross", text_encoder.config.num_hidden_layers)
+    outputs = ["last_hidden_state"] if itm_head is None else ["last_hidden_state", "itm_logits"]
+    name_ports(model, list(example), outputs + cross)
+    keep_projections(model, cross)
     return model
 
 
@@ -233,10 +243,7 @@ def convert_text_decoder(text_decoder: nn.Module) -> ov.Model:
     width, layers, heads = config.encoder_hidden_size, config.num_hidden_layers, config.num_attention_heads
     head_size = config.hidden_size // heads
     names = ["input_ids", "attention_mask", "encoder_hidden_states", "encoder_attention_mask", "beam_idx"]
-    caches = [f"{{}}.{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
-    past = [cache.format("past") for cache in caches]
-    present = [cache.format("present") for cache in caches]
-    cross = [cache.format("cross") for cache in caches]
+    past, present, cross = (cache_names(kind, layers) for kind in ("past", "present", "cross"))
     example = (
         torch.ones(4, 2, dtype=torch.int64),
         torch.ones(4, 5, dtype=torch.int64),
@@ -251,55 +258,11 @@ def convert_text_decoder(text_decoder: nn.Module) -> ov.Model:
         input=[[-1, -1], [-1, -1], [-1, -1, width], [-1, -1], [-1]] + [[-1, heads, -1, head_size]] * len(past),
     )
     name_ports(model, names + past, ["logits", *present, *cross])
-    make_stateful(model, past, present, cross)
+    keep_cache(model, past, present)
+    keep_projections(model, cross)
     # A caption is some 20 tokens: 8-bit caches, which the CPU would choose, save nothing here and cost accuracy.
     model.set_rt_info("f32", ["runtime_options", "KV_CACHE_PRECISION"])
     return model
-
-
-def make_stateful(model: ov.Model, past: list[str], present: list[str], cross: list[str]) -> None:
-    """Turn the decoder's caches into state, in place.
-
-    A `past` input and its `present` output become one variable that starts empty and is as long as the text so far.
-    A `cross` output becomes a variable whose initial value is its own projection of the encoder's tokens: it is
-    computed at the first step after `reset_state()` and only read at every later one.
-    """
-    input_ids = model.input("input_ids").get_node()
-    batch = opset.gather(opset.shape_of(input_ids), opset.constant([0]), opset.constant(0))
-    variables, sinks = [], []
-
-    def add_variable(name: str, initial: ov.Output, readers: set[ov.Input], new_value: ov.Node | None = None) -> None:
-        shape = initial.get_partial_shape()
-        shape[0] = shape[2] = -1
-        info = VariableInfo()
-        info.data_shape, info.data_type, info.variable_id = shape, ov.Type.f32, name
-        variable = Variable(info)
-        read = read_value(initial, variable)
-        for reader in readers:
-            reader.replace_source_output(read.output(0))
-        sinks.append(assign(read if new_value is None else new_value, variable))
-        variables.append(variable)
-
-    for past_name, present_name in zip(past, present, strict=True):
-        parameter, result = model.input(past_name).get_node(), model.output(present_name).get_node()
-        heads, head_size = (parameter.get_partial_shape()[axis].get_length() for axis in (1, 3))
-        empty_shape = opset.concat(
-            [batch, opset.constant([heads]), opset.constant([0]), opset.constant([head_size])], 0
-        )
-        empty = opset.broadcast(opset.constant(np.float32(0)), empty_shape)
-        add_variable(
-            past_name, empty.output(0), parameter.output(0).get_target_inputs(), result.input_value(0).get_node()
-        )
-        model.remove_parameter(parameter)
-        model.remove_result(result)
-    for name in cross:
-        result = model.output(name).get_node()
-        projection = result.input_value(0)
-        model.remove_result(result)
-        add_variable(name, projection, projection.get_target_inputs())
-    model.add_variables(variables)
-    model.add_sinks(sinks)
-    model.validate_nodes_and_infer_types()
 
 
 def conversion_stamp(model: PreTrainedModel) -> dict[str, str]:

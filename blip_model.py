@@ -5,12 +5,13 @@ ids = model.generate_answer(**processor(image, "how many dogs are in the picture
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import openvino as ov
 import torch
+from openvino.utils.data_helpers import OVDict
 from torch import Tensor
 from transformers import BlipConfig, GenerationConfig, PreTrainedModel
 
@@ -32,16 +33,34 @@ DEFAULT_NEW_TOKENS = 20
 __all__ = ["EncodedImages", "OVBlipModel", "text_decoder_forward"]
 
 
-@dataclass(frozen=True)
 class EncodedImages:
-    """What `OVBlipModel.encode_images` gives: images that need no second look to be asked about again."""
+    """Images as `OVBlipModel.encode_images` gives them: ask about them as often as you like, the look at them is paid.
 
-    image_embeds: np.ndarray
-    """[B, image tokens, vision hidden] float32."""
+    Any thread may; questions about the same images take turns in the text encoder, whose infer request keeps the
+    images' keys and values.
+    """
+
+    def __init__(self, image_embeds: np.ndarray, vision_model: ov.CompiledModel, text_encoder: ov.CompiledModel | None):
+        self.image_embeds = image_embeds  # [B, N, vision hidden] float32
+        self.vision_model, self.text_encoder = vision_model, text_encoder
+        self._request: ov.InferRequest | None = None
+        self._turn = Lock()
 
     def __len__(self) -> int:
         """How many images."""
         return len(self.image_embeds)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> OVDict:
+        """The text encoder's outputs by name, for checked texts [k·B, T] of which k each are about one image."""
+        with self._turn:
+            if self._request is None:
+                self._request = self.text_encoder.create_infer_request()
+                image_mask = np.ones(self.image_embeds.shape[:2], np.int64)
+                self._request.set_tensor("encoder_hidden_states", ov.Tensor(self.image_embeds, shared_memory=True))
+                self._request.set_tensor("encoder_attention_mask", ov.Tensor(image_mask))
+            return self._request.infer(
+                {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}, share_inputs=True
+            )
 
 
 class OVBlipModel:
@@ -111,17 +130,19 @@ class OVBlipModel:
         return cls(config, start, compiled[VISION_MODEL], compiled.get(TEXT_ENCODER), text_decoder)
 
     def encode_images(self, pixel_values: Tensor | EncodedImages) -> EncodedImages:
-        """Run the vision model; the result can be given instead of `pixel_values` as often as you like.
+        """Run the vision model; the result can be given in place of `pixel_values`, as often as you like.
 
         The model takes one image; a batch is one request for each, as many at once as the device is set up for.
 
         Args:
-            pixel_values: [B, 3, H, W] float32, normalized; images that are encoded already come back as they are.
+            pixel_values: [B, 3, H, W] float32, normalized; images that this model has encoded come back as they are.
 
         Raises:
-            ValueError: it is of another size than the model takes.
+            ValueError: it is of another size than the model takes, or encoded by another model.
         """
         if isinstance(pixel_values, EncodedImages):
+            if pixel_values.vision_model is not self.vision_model:
+                raise ValueError("these images were encoded by another model: use this one's encode_images")
             return pixel_values
         pixels = check_pixels(pixel_values, self.vision_model.input(0).shape)
         embeds = np.empty((len(pixels), *self.vision_model.output(0).shape[1:]), np.float32)
@@ -136,7 +157,7 @@ class OVBlipModel:
         for index in range(len(pixels)):
             queue.start_async({0: pixels[index : index + 1]}, index, share_inputs=True)
         queue.wait_all()
-        return EncodedImages(embeds)
+        return EncodedImages(embeds, self.vision_model, self.text_encoder)
 
     def _encode_text(self, pixel_values: Tensor | EncodedImages, input_ids: Tensor, attention_mask: Tensor | None):
         """The text's tokens after looking at the image: the text encoder's outputs, and its checked attention mask.
@@ -148,18 +169,9 @@ class OVBlipModel:
                 f"{self.config.architectures[0]} has no text encoder: it cannot read a question, only caption"
             )
         input_ids, attention_mask = check_text(self.config.text_config, input_ids, attention_mask)
-        check_batch(len(pixel_values), len(input_ids))
-        image_embeds = self.encode_images(pixel_values).image_embeds
-        outputs = self.text_encoder.create_infer_request().infer(
-            {
-                "input_ids": input_ids.numpy(),
-                "attention_mask": attention_mask.numpy(),
-                "encoder_hidden_states": image_embeds,
-                "encoder_attention_mask": np.ones(image_embeds.shape[:2], np.int64),
-            },
-            share_inputs=True,
-        )
-        return outputs, attention_mask
+        images = self.encode_images(pixel_values)
+        check_batch(len(images), len(input_ids))
+        return images.encode_text(input_ids, attention_mask), attention_mask
 
     def generate_answer(
         self,
@@ -214,8 +226,10 @@ class OVBlipModel:
         self._check_decoder()
         if input_ids is not None:
             input_ids, attention_mask = check_text(self.config.text_config, input_ids, attention_mask)
-            check_batch(len(pixel_values), len(input_ids))
-        image_embeds = self.encode_images(pixel_values).image_embeds
+        images = self.encode_images(pixel_values)
+        if input_ids is not None:
+            check_batch(len(images), len(input_ids))
+        image_embeds = images.image_embeds
         image_mask = torch.ones(image_embeds.shape[:2], dtype=torch.int64)
         if input_ids is None:
             start = torch.full((len(image_embeds), 1), self.decoder_start_token_id)

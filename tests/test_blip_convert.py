@@ -13,9 +13,10 @@ from conftest import EMBEDDED, F32, ROOT, random_model
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
 import blip_convert
-from blip_convert import convert, convert_text_decoder, convert_text_encoder, convert_vision_model
+from blip_convert import cache_names, convert, convert_text_decoder, convert_text_encoder, convert_vision_model
 from blip_files import PARTS_OF_ARCHITECTURE, TEXT_DECODER, TEXT_ENCODER, VISION_MODEL, ensure_ir, read_stamp, save_ir
 from blip_model import OVBlipModel
+from blip_stateful import keep_projections, release_projections
 from blip_torch import checkpoint_digest, load_checkpoint
 
 VOCABULARY_START = 5
@@ -118,6 +119,45 @@ def test_text_decoder_goes_on_from_the_cache_rows_that_beam_idx_names(model):
         torch.cat([first[order], second], dim=1), encoder_hidden_states=encoder_hidden_states.expand(3, -1, -1)
     ).logits
     assert_close(found["logits"], expected[:, -1:])
+
+
+@torch.inference_mode()
+def test_text_encoder_looks_at_an_image_once_and_at_the_next_after_a_reset(model):
+    request = compiled(convert_text_encoder(model.text_encoder)).create_infer_request()
+    image, other = torch.randn(2, 1, 9, model.config.text_config.encoder_hidden_size)
+    for shown, seen, reset in ((image, image, True), (other, image, False), (other, other, True)):
+        if reset:
+            request.reset_state()
+        input_ids = random_text(model, 1, 5)
+        found = request.infer(
+            {
+                "input_ids": input_ids.numpy(),
+                "attention_mask": np.ones((1, 5), np.int64),
+                "encoder_hidden_states": shown.numpy(),
+                "encoder_attention_mask": np.ones((1, 9), np.int64),
+            }
+        )
+        expected = model.text_encoder(input_ids, encoder_hidden_states=seen).last_hidden_state
+        assert_close(found["last_hidden_state"], expected)
+
+
+@torch.inference_mode()
+def test_released_projections_are_outputs_and_can_be_kept_again(model):
+    converted = convert_text_decoder(model.text_decoder)
+    layers = model.config.text_config.num_hidden_layers
+    names = release_projections(converted)
+    assert set(names) == set(cache_names("cross", layers))
+    assert len(converted.get_variables()) == 2 * layers
+    assert len(converted.outputs) == 1 + 2 * layers
+    keep_projections(converted, names)
+    assert len(converted.get_variables()) == 4 * layers
+    assert len(converted.outputs) == 1
+    input_ids, encoder_hidden_states = random_text(model, 2, 4), torch.randn(2, 6, model.config.text_config.hidden_size)
+    request = compiled(converted).create_infer_request()
+    expected = model.text_decoder(input_ids, encoder_hidden_states=encoder_hidden_states).logits
+    for start, end in ((0, 3), (3, 4)):
+        found = request.infer(decoder_inputs(input_ids[:, start:end], end, encoder_hidden_states))
+        assert_close(found["logits"], expected[:, end - 1 : end])
 
 
 def test_cross_attention_is_projected_at_the_first_step_only(checkpoint):

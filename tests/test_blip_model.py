@@ -6,10 +6,11 @@ import pytest
 import torch
 from conftest import EMBEDDED, in_openvino, padded, random_model
 from PIL import Image
-from transformers import MaxLengthCriteria, StoppingCriteriaList, set_seed
+from transformers import GenerationConfig, GenerationMixin, MaxLengthCriteria, StoppingCriteriaList, set_seed
 from transformers.generation.streamers import BaseStreamer
 
 from blip_convert import convert
+from blip_decoder import OVTextDecoder
 from blip_files import PARTS_OF_ARCHITECTURE, TEXT_ENCODER, VISION_MODEL
 from blip_model import OVBlipModel
 from blip_torch import generate_caption
@@ -180,11 +181,55 @@ class TokenCollector(BaseStreamer):
         self.ended = True
 
 
-def test_streamer_gets_every_token(f32_model, easy_vqa):
+@pytest.mark.parametrize("arguments", [{}, {"repetition_penalty": 1.0}], ids=["bare loop", "transformers' loop"])
+def test_streamer_gets_every_token(f32_model, easy_vqa, arguments):
     streamer = TokenCollector()
-    ids = f32_model.generate_caption(easy_vqa.pixel_values[:1], streamer=streamer)
+    ids = f32_model.generate_caption(easy_vqa.pixel_values[:1], streamer=streamer, **arguments)
     assert streamer.ended
     assert streamer.tokens == ids[0].tolist()
+
+
+@pytest.mark.parametrize("arguments", [{}, {"max_new_tokens": 1}, {"min_new_tokens": 6, "max_new_tokens": 7}])
+def test_plain_greedy_search_gives_what_transformers_loop_gives_without_running_it(
+    f32_model, mixed_questions, monkeypatch, arguments
+):
+    pixel_values, batch = mixed_questions
+    images = f32_model.encode_images(pixel_values)
+    answers = f32_model.generate_answer(images, **batch, **arguments, do_sample=False)
+    captions = f32_model.generate_caption(images, **arguments, do_sample=False)
+    monkeypatch.setattr(GenerationMixin, "generate", None)
+    assert torch.equal(f32_model.generate_answer(images, **batch, **arguments), answers)
+    assert torch.equal(f32_model.generate_caption(images, **arguments), captions)
+
+
+def test_what_the_generation_configuration_asks_for_is_done(random_pair):
+    model, ours = random_pair
+    size = model.config.vision_config.image_size
+    images = ours.encode_images(torch.randn(3, 3, size, size))
+    expected = ours.generate_caption(images, max_new_tokens=9, no_repeat_ngram_size=1)
+    assert not torch.equal(ours.generate_caption(images, max_new_tokens=9), expected)
+    wishes = GenerationConfig(no_repeat_ngram_size=1)
+    decoder = OVTextDecoder(model.config.text_config, ours.text_decoder.text_decoder, wishes)
+    wishful = OVBlipModel(model.config, model.decoder_start_token_id, ours.vision_model, ours.text_encoder, decoder)
+    assert torch.equal(wishful.generate_caption(images, max_new_tokens=9), expected)
+
+
+def test_encoded_images_are_asked_again_without_a_second_look(f32_model, mixed_questions):
+    pixel_values, batch = mixed_questions
+    expected = f32_model.generate_answer(pixel_values, **batch)
+    images = f32_model.encode_images(pixel_values)
+    others = {name: tensor.flip(0) for name, tensor in batch.items()}
+    f32_model.generate_answer(images, **others)
+    images.image_embeds[:] = 0
+    assert torch.equal(f32_model.generate_answer(images, **batch), expected)
+
+
+def test_images_that_another_model_encoded_are_refused(f32_model, random_pair):
+    model, other = random_pair
+    size = model.config.vision_config.image_size
+    images = other.encode_images(torch.zeros(1, 3, size, size))
+    with pytest.raises(ValueError, match="encoded by another model: use this one's encode_images"):
+        f32_model.generate_answer(images, torch.tensor([[2, 9, 4]]))
 
 
 def test_default_length_is_that_of_transformers_without_its_warning(random_pair, recwarn):
