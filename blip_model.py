@@ -33,6 +33,18 @@ DEFAULT_NEW_TOKENS = 20
 __all__ = ["EncodedImages", "OVBlipModel", "text_decoder_forward"]
 
 
+def compile_properties(core: ov.Core, device: str, part: str, quantized: bool) -> dict[str, str]:
+    """What a part is compiled with unless the caller says otherwise: all that depends on the processor is chosen here.
+
+    CPUs that compute in bf16 by default (AMX) do so in every part but a decoder whose weights are compressed: reading
+    them is most of a step, and float32 with dynamically quantized activations took 12 ms there where bf16 took 16.
+    """
+    if device == "CPU" and part == TEXT_DECODER and quantized:
+        capabilities = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+        return {"INFERENCE_PRECISION_HINT": "f32"} if "BF16" in capabilities else {}
+    return {}
+
+
 class EncodedImages:
     """Images as `OVBlipModel.encode_images` gives them: ask about them as often as you like, the look at them is paid.
 
@@ -117,11 +129,14 @@ class OVBlipModel:
         core, folder = ov.Core(), Path(folder)
         check_device(core, device)
         config = load_config(folder)
-        models = {
-            part: read_part(core, folder / file, config)
-            for part, file in part_files(folder, PARTS_OF_ARCHITECTURE[config.architectures[0]], precision).items()
+        files = part_files(folder, PARTS_OF_ARCHITECTURE[config.architectures[0]], precision)
+        models = {part: read_part(core, folder / file, config) for part, file in files.items()}
+        compiled = {
+            part: core.compile_model(
+                model, device, compile_properties(core, device, part, files[part] != part) | dict(ov_config or {})
+            )
+            for part, model in models.items()
         }
-        compiled = {part: core.compile_model(model, device, dict(ov_config or {})) for part, model in models.items()}
         text_decoder = None
         if TEXT_DECODER in compiled:
             generation_config = GenerationConfig.from_pretrained(folder)
