@@ -9,6 +9,8 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 
 ENCODER_TENSORS = ("encoder_hidden_states", "encoder_attention_mask")
+GREEDY = {"num_beams": 1, "do_sample": False}
+"""Arguments of `generate` that ask for greedy search and nothing else."""
 GREEDY_ARGUMENTS = {"max_new_tokens", "min_new_tokens", "eos_token_id", "pad_token_id", "streamer"}
 """The arguments of `generate` that `greedy_search` knows."""
 HARMLESS_SETTINGS = {
@@ -189,11 +191,14 @@ class OVTextDecoder(PreTrainedModel, GenerationMixin):
     def generate(self, input_ids: Tensor, **generate_kwargs) -> Tensor:
         """Transformers' `generate`; plain greedy search takes a bare loop, which gives the same tokens in less time."""
         settings = {
-            name: value for name, value in generate_kwargs.items() if name not in ENCODER_TENSORS and value is not None
+            name: value
+            for name, value in generate_kwargs.items()
+            if name not in ENCODER_TENSORS and value is not None and GREEDY.get(name) != value
         }
         plain = (
             {"max_new_tokens", "eos_token_id", "pad_token_id"} <= settings.keys() <= GREEDY_ARGUMENTS
-            and isinstance(settings["eos_token_id"], int)
+            and all(isinstance(settings.get(name, 1), int) for name in GREEDY_ARGUMENTS - {"streamer"})
+            and min(settings["max_new_tokens"], settings.get("min_new_tokens", 1)) > 0
             and self.generation_config.to_diff_dict().keys() <= HARMLESS_SETTINGS
             and not (input_ids == settings["pad_token_id"]).any()
         )

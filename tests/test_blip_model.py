@@ -196,11 +196,19 @@ def test_plain_greedy_search_gives_what_transformers_loop_gives_without_running_
 ):
     pixel_values, batch = mixed_questions
     images = f32_model.encode_images(pixel_values)
-    answers = f32_model.generate_answer(images, **batch, **arguments, do_sample=False)
-    captions = f32_model.generate_caption(images, **arguments, do_sample=False)
+    answers = f32_model.generate_answer(images, **batch, **arguments, repetition_penalty=1.0)
+    captions = f32_model.generate_caption(images, **arguments, repetition_penalty=1.0)
     monkeypatch.setattr(GenerationMixin, "generate", None)
-    assert torch.equal(f32_model.generate_answer(images, **batch, **arguments), answers)
+    assert torch.equal(f32_model.generate_answer(images, **batch, **arguments, do_sample=False, num_beams=1), answers)
     assert torch.equal(f32_model.generate_caption(images, **arguments), captions)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"max_new_tokens": 0}, {"max_new_tokens": -1}, {"max_new_tokens": 5, "min_new_tokens": -1}]
+)
+def test_impossible_lengths_are_refused(f32_model, easy_vqa, arguments):
+    with pytest.raises(ValueError, match="new_tokens"):
+        f32_model.generate_caption(easy_vqa.pixel_values[:1], **arguments)
 
 
 def test_what_the_generation_configuration_asks_for_is_done(random_pair):
