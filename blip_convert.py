@@ -25,7 +25,7 @@ CONVERTER_VERSION = "2"
 
 
 class VisionModel(nn.Module):
-    """The image's tokens: BLIP's pooled output is the first of them, and nothing downstream asks for it."""
+    """The image's tokens. BLIP's pooled output, made of the first one, is left out: nothing downstream asks for it."""
 
     def __init__(self, vision_model: nn.Module):
         super().__init__()

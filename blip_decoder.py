@@ -18,7 +18,7 @@ HARMLESS_SETTINGS = {
     *("use_cache", "output_attentions", "output_hidden_states"),
     *("transformers_version", "_from_model_config"),
 }
-"""What a generation configuration may hold for it to apply: nothing here changes which tokens greedy search takes."""
+"""What a generation configuration may hold for `greedy_search` to apply: nothing here changes the tokens it takes."""
 
 
 class DecoderState:
@@ -80,7 +80,7 @@ def text_decoder_forward(
     use_cache: bool = True,
     **kwargs,
 ) -> CausalLMOutputWithCrossAttentions:
-    """One generation step with the signature of the PyTorch text decoder's `forward`.
+    """One generation step; after the compiled decoder, the arguments are those of the PyTorch text decoder's `forward`.
 
     Args:
         ov_text_decoder_with_past: the compiled stateful decoder.
@@ -90,9 +90,10 @@ def text_decoder_forward(
         encoder_hidden_states: [E, N, width] float32, the image's or the question's tokens. E divides rows.
         encoder_attention_mask: [E, N] int64; None is all ones.
         use_cache: False forgets every step, so that `input_ids` must hold all tokens each time.
+        kwargs: what else `forward` takes (`return_dict`, `output_attentions`, ...) and a generation does not need.
 
     Returns:
-        `logits` [rows, 1, vocabulary] float32 of the last position, and `past_key_values`.
+        `logits` [rows, 1, vocabulary] float32 of the last position, and `past_key_values`, None without `use_cache`.
     """
     state = past_key_values
     if not isinstance(state, DecoderState):

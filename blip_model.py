@@ -36,20 +36,22 @@ __all__ = ["EncodedImages", "OVBlipModel", "text_decoder_forward"]
 def compile_properties(core: ov.Core, device: str, part: str, quantized: bool) -> dict[str, str]:
     """What a part is compiled with unless the caller says otherwise: all that depends on the processor is chosen here.
 
-    CPUs that compute in bf16 by default (AMX) do so in every part but a decoder whose weights are compressed: reading
-    them is most of a step, and float32 with dynamically quantized activations took 12 ms there where bf16 took 16.
+    A CPU that computes in bf16 by default (AMX) does so in every part but a decoder whose weights are compressed:
+    reading them is most of a step, and float32 with dynamically quantized activations took 12 ms there where bf16 took
+    16 (BLIP base, two cores of an Emerald Rapids Xeon).
     """
-    if device == "CPU" and part == TEXT_DECODER and quantized:
-        capabilities = core.get_property(device, "OPTIMIZATION_CAPABILITIES")
+    is_cpu = device == "CPU" or (device == "AUTO" and core.available_devices == ["CPU"])
+    if is_cpu and part == TEXT_DECODER and quantized:
+        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return {"INFERENCE_PRECISION_HINT": "f32"} if "BF16" in capabilities else {}
     return {}
 
 
 class EncodedImages:
-    """Images as `OVBlipModel.encode_images` gives them: ask about them as often as you like, the look at them is paid.
+    """Images as `OVBlipModel.encode_images` gives them, to be asked about as often as you like.
 
-    Any thread may; questions about the same images take turns in the text encoder, whose infer request keeps the
-    images' keys and values.
+    The first question still has the text encoder project them; later ones cost their own tokens only. Any thread may
+    ask; questions about the same images take turns in the text encoder, whose infer request keeps the projections.
     """
 
     def __init__(self, image_embeds: np.ndarray, vision_model: ov.CompiledModel, text_encoder: ov.CompiledModel | None):
@@ -78,7 +80,8 @@ class EncodedImages:
 class OVBlipModel:
     """BLIP on OpenVINO, with `generate` of transformers as it is: greedy, beams, sampling, streamers, criteria.
 
-    Safe to use from several threads: every call has infer requests of its own.
+    Safe to use from several threads: every call has infer requests of its own, except that questions about one
+    `EncodedImages` take turns in its text encoder.
 
     Args:
         config: the checkpoint's configuration.
@@ -226,8 +229,8 @@ class OVBlipModel:
         """Caption images, or continue a prompt about them.
 
         Args:
-            pixel_values: [B, 3, H, W] float32, normalized, or what `encode_images` made of it; one image with several
-                prompts is encoded once.
+            pixel_values: [1 or B, 3, H, W] float32, normalized, or what `encode_images` made of it; one image with
+                several prompts is encoded once.
             input_ids: prompts as the tokenizer gives them, [CLS] first and [SEP] last, [B, T] int64.
             attention_mask: [B, T], 1 for tokens and 0 for padding; None is all ones. Padding changes no caption.
             generate_kwargs: those of transformers' `generate`.

@@ -105,8 +105,7 @@ def quantize(model: ov.Model, samples: list) -> ov.Model:
 
     Transformers have a few activation channels far larger than the rest. SmoothQuant, which the TRANSFORMER model type
     turns on, divides those channels and multiplies the weights after them, so that both fit eight bits
-    (Xiao et al., 2022, arXiv:2211.10438). What the text encoder keeps of an image, its keys and values, becomes INT8
-    too, and so a quarter as large.
+    (Xiao et al., 2022, arXiv:2211.10438). `model` itself is changed: what it keeps of an image is given out meanwhile.
     """
     kept = release_projections(model)
     quantized = nncf.quantize(

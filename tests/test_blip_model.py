@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import EMBEDDED, in_openvino, padded, random_model
+from conftest import EMBEDDED, F32, in_openvino, padded, random_model
 from PIL import Image
 from transformers import GenerationConfig, GenerationMixin, MaxLengthCriteria, StoppingCriteriaList, set_seed
 from transformers.generation.streamers import BaseStreamer
@@ -203,12 +203,10 @@ def test_plain_greedy_search_gives_what_transformers_loop_gives_without_running_
     assert torch.equal(f32_model.generate_caption(images, **arguments), captions)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"max_new_tokens": 0}, {"max_new_tokens": -1}, {"max_new_tokens": 5, "min_new_tokens": -1}]
-)
-def test_impossible_lengths_are_refused(f32_model, easy_vqa, arguments):
-    with pytest.raises(ValueError, match="new_tokens"):
-        f32_model.generate_caption(easy_vqa.pixel_values[:1], **arguments)
+@pytest.mark.parametrize("length", [0, -1])
+def test_impossible_lengths_are_refused(f32_model, easy_vqa, length):
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        f32_model.generate_caption(easy_vqa.pixel_values[:1], max_new_tokens=length)
 
 
 def test_what_the_generation_configuration_asks_for_is_done(random_pair):
@@ -320,14 +318,26 @@ def test_loading_takes_no_pytorch_weights(fp16_model, converted):
         ("CPU", TEXT_DECODER, True, ["FP32", "INT8"], {}),
         ("CPU", TEXT_DECODER, False, ["FP32", "BF16"], {}),
         ("CPU", VISION_MODEL, True, ["FP32", "INT8", "BF16"], {}),
+        ("AUTO", TEXT_DECODER, True, ["FP32", "INT8", "BF16"], {"INFERENCE_PRECISION_HINT": "f32"}),
         ("GPU", TEXT_DECODER, True, ["FP32", "BF16"], {}),
     ],
 )
 def test_compressed_decoder_computes_in_float32_where_the_cpu_would_take_bf16(
     device, part, quantized, capabilities, expected
 ):
-    core = SimpleNamespace(get_property=lambda *names: capabilities)
+    core = SimpleNamespace(get_property=lambda *names: capabilities, available_devices=["CPU"])
     assert compile_properties(core, device, part, quantized) == expected
+
+
+def test_auto_is_left_to_choose_where_it_has_a_choice():
+    core = SimpleNamespace(get_property=lambda *names: ["BF16"], available_devices=["CPU", "GPU"])
+    assert compile_properties(core, "AUTO", TEXT_DECODER, True) == {}
+
+
+def test_properties_reach_the_cpu_through_auto_too(converted, easy_vqa, fp16_model):
+    model = OVBlipModel.from_pretrained(converted, "AUTO", ov_config=F32)
+    images = easy_vqa.pixel_values[:3]
+    assert torch.equal(model.generate_caption(images), fp16_model.generate_caption(images))
 
 
 def test_device_auto_answers_too(converted, easy_vqa):
