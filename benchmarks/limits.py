@@ -1,0 +1,256 @@
+"""How fast a part could run on this machine at best: its operations at the best measured rate of matrix products, or
+its bytes at the best measured read bandwidth, whichever takes longer. What activations move is left out.
+
+An operation is a multiplication or an addition, so a product [M, K] x [K, N] has 2·M·K·N.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import openvino as ov
+import torch
+from openvino import opset13 as opset
+from transformers import BlipConfig
+
+ROWS, WIDTH, INNER, PAIRS = 577, 768, 3072, 4
+"""The products whose rate is measured: four of BLIP base's feed-forward pairs over an image's tokens."""
+STATE_BYTES = 4
+"""A kept key or value is a float32."""
+SCALE_BYTES = 2 / 64
+"""INT4 weights come with an FP16 scale for each 64."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bytes of a weight, in the layers and in the vocabulary's product (which INT4 leaves at INT8), and whose rate."""
+
+    layer_bytes: float
+    vocabulary_bytes: float
+    rate: str
+
+
+PRECISIONS = {
+    "FP16": Precision(2, 2, "float"),
+    "INT8": Precision(1, 1, "int8"),
+    "INT4": Precision(0.5 + SCALE_BYTES, 1, "int8"),
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was measured: operations a second by kind, "float" and "int8", and bytes a second."""
+
+    rates: dict[str, float]
+    bandwidth: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a part has to do at least."""
+
+    operations: float
+    bytes: float
+
+    def seconds(self, machine: Machine, precision: Precision) -> float:
+        return max(self.operations / machine.rates[precision.rate], self.bytes / machine.bandwidth)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The sizes that the formulas need."""
+
+    patch_tokens: int
+    patch_values: int
+    vision_width: int
+    vision_inner: int
+    vision_layers: int
+    width: int
+    inner: int
+    layers: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: BlipConfig) -> "Geometry":
+        vision, text = config.vision_config, config.text_config
+        return cls(
+            (vision.image_size // vision.patch_size) ** 2,
+            3 * vision.patch_size**2,
+            vision.hidden_size,
+            vision.intermediate_size,
+            vision.num_hidden_layers,
+            text.hidden_size,
+            text.intermediate_size,
+            text.num_hidden_layers,
+            text.vocab_size,
+        )
+
+    @property
+    def image_tokens(self) -> int:
+        return self.patch_tokens + 1
+
+
+def vision(g: Geometry, precision: Precision) -> Work:
+    """Patches, then for each layer query, key, value, output and the feed-forward pair, and attention itself."""
+    patches = g.patch_values * g.vision_width
+    layer = 4 * g.vision_width**2 + 2 * g.vision_width * g.vision_inner
+    attention = 2 * g.image_tokens**2 * g.vision_width
+    operations = 2 * (g.patch_tokens * patches + g.vision_layers * (g.image_tokens * layer + attention))
+    return Work(operations, precision.layer_bytes * (patches + g.vision_layers * layer))
+
+
+def text_layer_weights(g: Geometry) -> int:
+    """Of self-attention, of cross-attention's query and output, and of the feed-forward pair."""
+    return 6 * g.width**2 + 2 * g.width * g.inner
+
+
+def attention_operations(g: Geometry, rows: int, new: int, keys: int) -> int:
+    """Scores and their product with the values, of `new` tokens a row over `keys`."""
+    return 2 * 2 * rows * new * keys * g.width
+
+
+def projections(g: Geometry, precision: Precision, encoder_rows: int, encoder_tokens: int, encoder_width: int) -> Work:
+    """The encoder's tokens to every layer's keys and values."""
+    weights = g.layers * 2 * encoder_width * g.width
+    return Work(2 * encoder_rows * encoder_tokens * weights, precision.layer_bytes * weights)
+
+
+def text_layers(g: Geometry, precision: Precision, rows: int, new: int, past: int, encoder: tuple[int, int]) -> Work:
+    """All layers over `new` tokens a row, `past` ones before them and (rows, tokens) of an encoder whose keys and values are kept."""
+    encoder_rows, encoder_tokens = encoder
+    weights = text_layer_weights(g)
+    operations = 2 * rows * new * weights + attention_operations(g, rows, new, past + new + encoder_tokens)
+    kept = 2 * g.width * (rows * past + encoder_rows * encoder_tokens)
+    return Work(g.layers * operations, g.layers * (precision.layer_bytes * weights + STATE_BYTES * kept))
+
+
+def vocabulary(g: Geometry, precision: Precision, rows: int) -> Work:
+    """The last position's transform, and its product with the vocabulary."""
+    transform, words = g.width**2, g.width * g.vocabulary
+    return Work(
+        2 * rows * (transform + words), precision.layer_bytes * transform + precision.vocabulary_bytes * words
+    )
+
+
+def together(*works: Work) -> Work:
+    return Work(sum(work.operations for work in works), sum(work.bytes for work in works))
+
+
+def text_encoder(g: Geometry, precision: Precision, tokens: int, first: bool) -> Work:
+    """A question about an image; `first` projects the image too."""
+    work = text_layers(g, precision, 1, tokens, 0, (1, g.image_tokens))
+    if not first:
+        return work
+    return together(work, projections(g, precision, 1, g.image_tokens, g.vision_width))
+
+
+def decoder_step(g: Geometry, precision: Precision, rows: int, past: int, encoder: tuple[int, int]) -> Work:
+    """One new token for each row."""
+    return together(text_layers(g, precision, rows, 1, past, encoder), vocabulary(g, precision, rows))
+
+
+def generation_seconds(
+    g: Geometry, precision: Precision, machine: Machine, tokens: int, rows: int, encoder: tuple[int, int]
+) -> float:
+    """`tokens` steps, the first of which projects the encoder's tokens."""
+    steps = [decoder_step(g, precision, rows, past, encoder) for past in range(tokens)]
+    steps[0] = together(steps[0], projections(g, precision, *encoder, g.width))
+    return sum(step.seconds(machine, precision) for step in steps)
+
+
+def limits(
+    config: BlipConfig, machine: Machine, *, question: int, answer: int, caption: int, beams: int, batch: int
+) -> dict[str, dict[str, float]]:
+    """Seconds for each part and workload at each precision; the keyword arguments are numbers of tokens and rows."""
+    g = Geometry.of(config)
+    result: dict[str, dict[str, float]] = {}
+    for name, precision in PRECISIONS.items():
+
+        def seconds(work: Work, precision: Precision = precision) -> float:
+            return work.seconds(machine, precision)
+
+        def generate(tokens: int, rows: int, encoder: tuple[int, int], precision: Precision = precision) -> float:
+            return generation_seconds(g, precision, machine, tokens, rows, encoder)
+
+        image = seconds(vision(g, precision))
+        first_question = seconds(text_encoder(g, precision, question, first=True))
+        next_question = seconds(text_encoder(g, precision, question, first=False))
+        an_answer = generate(answer, 1, (1, question))
+        one_image = (1, g.image_tokens)
+        # A text-to-image first step: projections and a step over nothing before it.
+        first_step = generate(1, 1, one_image)
+        later_step = seconds(decoder_step(g, precision, 1, caption // 2, one_image))
+        result[name] = {
+            "vision model": image,
+            "text encoder, first question": first_question,
+            "text encoder, another question": next_question,
+            "decoder, first step over the image": first_step,
+            "decoder, later step over the image": later_step,
+            "answer": image + first_question + an_answer,
+            "answer again": next_question + an_answer,
+            "caption": image + generate(caption, 1, one_image),
+            "caption, 3 beams": image + generate(caption, beams, one_image),
+            "batch": batch * image + generate(caption, batch, (batch, g.image_tokens)),
+        }
+    return result
+
+
+def best_seconds(run: Callable[[], object], runs: int = 10) -> float:
+    """The shortest of some runs, after one that does not count: a limit is what the machine can do undisturbed."""
+    run()
+    seconds = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def feed_forward(quantized: bool) -> ov.Model:
+    """`PAIRS` pairs of products [ROWS, WIDTH] -> [ROWS, INNER] -> [ROWS, WIDTH] and nothing else; with INT8 weights and
+    activations where `quantized`."""
+    draw = np.random.default_rng(0)
+    tokens = node = opset.parameter([ROWS, WIDTH], ov.Type.f32)
+    for columns, rows in [(WIDTH, INNER), (INNER, WIDTH)] * PAIRS:
+        weights = draw.integers(-127, 128, (rows, columns), dtype=np.int8)
+        scale = opset.constant(np.full((rows, 1), 1 / (73 * columns**0.5), np.float32))
+        product = opset.multiply(opset.convert(opset.constant(weights), "f32"), scale)
+        if quantized:
+            low, high = (opset.constant(np.float32(edge)) for edge in (-4, 4))
+            node = opset.fake_quantize(node, low, high, low, high, 256)
+        else:
+            product = opset.constant((weights * scale.data).astype(np.float32))
+        node = opset.matmul(node, product, False, True)
+    return ov.Model([node], [tokens])
+
+
+def measure() -> Machine:
+    """The machine's rates and bandwidth, by whatever here is fastest: some ten seconds."""
+    core = ov.Core()
+    operations = 2 * ROWS * WIDTH * INNER * 2 * PAIRS
+    x = np.random.default_rng(0).standard_normal((ROWS, WIDTH), dtype=np.float32)
+    hints = {"float32": "f32"} | ({"bf16": "bf16"} if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else {})
+    rates = {}
+    for name, hint in hints.items():
+        request = core.compile_model(feed_forward(False), "CPU", {"INFERENCE_PRECISION_HINT": hint}).create_infer_request()
+        rates[name] = operations / best_seconds(lambda request=request: request.infer([x], share_inputs=True))
+    for hint in hints.values():
+        request = core.compile_model(feed_forward(True), "CPU", {"INFERENCE_PRECISION_HINT": hint}).create_infer_request()
+        rate = operations / best_seconds(lambda request=request: request.infer([x], share_inputs=True))
+        rates["int8"] = max(rate, rates.get("int8", 0))
+    weights = [torch.randn(*shape) for shape in [(WIDTH, INNER), (INNER, WIDTH)] * PAIRS]
+
+    def torch_products() -> torch.Tensor:
+        tokens = torch.from_numpy(x)
+        for weight in weights:
+            tokens = tokens @ weight
+        return tokens
+
+    rates["float32"] = max(rates["float32"], operations / best_seconds(torch_products))
+    rates["float"] = max(rates[name] for name in hints)
+    rates["int8"] = max(rates["int8"], rates["float"])
+    much = torch.ones(2**15, 2**12)  # 512 MiB, far more than any cache
+    vector = torch.ones(2**12)
+    seconds = min(best_seconds(much.sum), best_seconds(lambda: much @ vector))
+    return Machine(rates, much.numel() * much.element_size() / seconds)
