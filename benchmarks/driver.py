@@ -32,8 +32,8 @@ class Past:
         self.arrays = [array[beam_idx.numpy()] for array in self.arrays]
 
 
-Step = Callable[[Past, np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""Past, `input_ids`, `attention_mask`, `encoder_hidden_states`, `encoder_attention_mask` -> `logits`; renews the past."""
+Step = Callable[[Past, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""Past, `input_ids`, `attention_mask`, `encoder_hidden_states` -> `logits`; renews the past."""
 
 
 def drive(text_decoder: PreTrainedModel, step: Step) -> PreTrainedModel:
@@ -47,7 +47,6 @@ def _forward(
     step: Step,
     input_ids: Tensor,
     encoder_hidden_states: Tensor,
-    encoder_attention_mask: Tensor,
     attention_mask: Tensor | None = None,
     past_key_values: object = None,
     **kwargs,
@@ -57,14 +56,12 @@ def _forward(
     past.length += input_ids.shape[1]
     if attention_mask is None:  # of ones, which `generate` may leave out
         attention_mask = torch.ones(len(input_ids), past.length, dtype=torch.int64)
-    inputs = (input_ids, attention_mask, encoder_hidden_states, encoder_attention_mask)
+    inputs = (input_ids, attention_mask, encoder_hidden_states)
     logits = step(past, *(np.ascontiguousarray(each.numpy()) for each in inputs))
     return CausalLMOutputWithCrossAttentions(logits=torch.from_numpy(logits), past_key_values=past)
 
 
-def begin(
-    text_decoder: PreTrainedModel, encoder_hidden_states: np.ndarray, encoder_attention_mask: np.ndarray, **settings
-) -> Tensor:
+def begin(text_decoder: PreTrainedModel, encoder_hidden_states: np.ndarray, **settings) -> Tensor:
     """Generate from BLIP's start token on, looking at the encoder's tokens [rows, N, width]."""
     config = text_decoder.config
     return text_decoder.generate(
@@ -72,6 +69,5 @@ def begin(
         eos_token_id=config.sep_token_id,
         pad_token_id=config.pad_token_id,
         encoder_hidden_states=torch.from_numpy(encoder_hidden_states),
-        encoder_attention_mask=torch.from_numpy(encoder_attention_mask),
         **settings,
     )

@@ -1,6 +1,5 @@
 """Parts of BLIP as modules of flat tensors, as a tracer or an exporter wants them: for the sides that are not ours."""
 
-import torch
 from torch import Tensor, nn
 from transformers import BlipForQuestionAnswering, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
@@ -18,7 +17,10 @@ class VisionModel(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """The question's tokens, grounded in the image: [B, T, hidden]."""
+    """The question's tokens, grounded in the image: [B, T, hidden].
+
+    There is no mask for the image's tokens: all of them count, and BLIP in transformers reads no such mask anyway.
+    """
 
     def __init__(self, model: BlipForQuestionAnswering):
         super().__init__()
@@ -29,13 +31,9 @@ class TextEncoder(nn.Module):
         input_ids: Tensor,  # [B, T] int64
         attention_mask: Tensor,  # [B, T] int64
         encoder_hidden_states: Tensor,  # [B, N, width]
-        encoder_attention_mask: Tensor,  # [B, N] int64
     ) -> Tensor:
         return self.text_encoder(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=encoder_attention_mask,
+            input_ids=input_ids, attention_mask=attention_mask, encoder_hidden_states=encoder_hidden_states
         ).last_hidden_state
 
 
@@ -74,7 +72,6 @@ class PublishedDecoder(nn.Module):
         input_ids: Tensor,  # [B, T] int64, the new tokens
         attention_mask: Tensor,  # [B, past + T] int64
         encoder_hidden_states: Tensor,  # [B, N, width]
-        encoder_attention_mask: Tensor,  # [B, N] int64
         *past: Tensor,  # 2 per layer, each [B, heads, past, head size]
     ) -> tuple[Tensor, ...]:
         cache = EncoderDecoderCache(filled(past), ProjectAnew())
@@ -82,7 +79,6 @@ class PublishedDecoder(nn.Module):
             input_ids=input_ids,
             attention_mask=attention_mask,
             encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=encoder_attention_mask,
             past_key_values=cache,
             use_cache=True,
         ).logits
@@ -97,9 +93,10 @@ class Projections(nn.Module):
         self.attentions = nn.ModuleList(layer.crossattention.self for layer in text_decoder.bert.encoder.layer)
 
     def forward(self, encoder_hidden_states: Tensor) -> tuple[Tensor, ...]:
+        batch, length = encoder_hidden_states.shape[:2]
         return tuple(
             projection(encoder_hidden_states)
-            .unflatten(2, (attention.num_attention_heads, attention.attention_head_size))
+            .view(batch, length, attention.num_attention_heads, attention.attention_head_size)
             .transpose(1, 2)
             for attention in self.attentions
             for projection in (attention.key, attention.value)
@@ -111,25 +108,22 @@ class DecoderStep(nn.Module):
 
     def __init__(self, text_decoder: PreTrainedModel):
         super().__init__()
-        self.text_decoder, self.width = text_decoder, text_decoder.config.encoder_hidden_size
+        self.text_decoder = text_decoder
 
     def forward(
         self,
         input_ids: Tensor,  # [B, T] int64, the new tokens
         attention_mask: Tensor,  # [B, past + T] int64
-        encoder_attention_mask: Tensor,  # [B, N] int64
         *past_and_cross: Tensor,  # 2 per layer of the past, then 2 per layer of the encoder's tokens
     ) -> tuple[Tensor, ...]:
-        half = len(past_and_cross) // 2
-        cache = EncoderDecoderCache(filled(past_and_cross[:half]), filled(past_and_cross[half:]))
-        cache.is_updated = dict.fromkeys(range(half // 2), True)
+        past, cross = past_and_cross[: len(past_and_cross) // 2], past_and_cross[len(past_and_cross) // 2 :]
+        cache = EncoderDecoderCache(filled(past), filled(cross))
+        cache.is_updated = dict.fromkeys(range(len(cross) // 2), True)
         logits = self.text_decoder(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            # Only its shape is read: keys and values are in the cache.
-            encoder_hidden_states=torch.zeros(*encoder_attention_mask.shape, self.width),
-            encoder_attention_mask=encoder_attention_mask,
+            encoder_hidden_states=cross[0],  # asks for cross-attention; what is attended to is in the cache
             past_key_values=cache,
             use_cache=True,
         ).logits
-        return logits[:, -1:], *flat(cache.self_attention_cache)
+        return logits, *flat(cache.self_attention_cache)

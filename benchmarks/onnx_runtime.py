@@ -54,7 +54,7 @@ class OnnxRuntime(Side):
         self.vision_model, self.text_encoder = vision_model, text_encoder
         self.projections, self.decoder_step = projections, decoder_step
         text = config.text_config
-        self.past_shape = (text.num_attention_heads, 0, text.hidden_size // text.num_attention_heads)
+        self.no_past = (text.num_attention_heads, 0, text.hidden_size // text.num_attention_heads)
         with torch.device("meta"):
             self.driver = drive(WeightlessDecoder(text), self._step)
 
@@ -65,33 +65,24 @@ class OnnxRuntime(Side):
         embeds = image if isinstance(image, np.ndarray) else self._encode(image)
         laps.lap()
         text = [question["input_ids"].numpy(), question["attention_mask"].numpy()]
-        [question_embeds] = run(self.text_encoder, [*text, embeds, np.ones(embeds.shape[:2], np.int64)])
-        question_mask = np.ones(question_embeds.shape[:2], np.int64)
-        return begin(self.driver, question_embeds, question_mask, **generation(new_tokens, laps))
+        [question_embeds] = run(self.text_encoder, [*text, embeds])
+        return begin(self.driver, question_embeds, **generation(new_tokens, laps))
 
     def caption(self, pixel_values: Tensor, new_tokens: int, laps: Laps, num_beams: int = 1) -> Tensor:
         embeds = self._encode(pixel_values)
         laps.lap()
-        mask = np.ones(embeds.shape[:2], np.int64)
-        return begin(self.driver, embeds, mask, **generation(new_tokens, laps, num_beams))
+        return begin(self.driver, embeds, **generation(new_tokens, laps, num_beams))
 
     def _encode(self, pixel_values: Tensor) -> np.ndarray:
         return run(self.vision_model, [pixel_values.numpy()])[0]
 
     def _step(
-        self,
-        past: Past,
-        input_ids: np.ndarray,
-        attention_mask: np.ndarray,
-        encoder_hidden_states: np.ndarray,
-        encoder_attention_mask: np.ndarray,
+        self, past: Past, input_ids: np.ndarray, attention_mask: np.ndarray, encoder_hidden_states: np.ndarray
     ) -> np.ndarray:
         if not past.cross:
             past.cross = run(self.projections, [encoder_hidden_states])
-            heads, length, size = self.past_shape
-            past.arrays = [np.zeros((len(input_ids), heads, length, size), np.float32) for _ in past.cross]
-        inputs = [input_ids, attention_mask, encoder_attention_mask, *past.arrays, *past.cross]
-        logits, *past.arrays = run(self.decoder_step, inputs)
+            past.arrays = [np.zeros((len(input_ids), *self.no_past), np.float32) for _ in past.cross]
+        logits, *past.arrays = run(self.decoder_step, [input_ids, attention_mask, *past.arrays, *past.cross])
         return logits
 
 

@@ -75,17 +75,11 @@ def sizes(folder: Path) -> dict[str, int]:
     }
 
 
-def example_mask(length: int) -> torch.Tensor:
-    """A mask of two rows. One token is hidden, because transformers leaves masks that hide nothing out of a trace."""
-    mask = torch.ones(2, length, dtype=torch.int64)
-    mask[0, 0] = 0
-    return mask
-
-
-def text_example(model: BlipForQuestionAnswering, length: int) -> tuple[torch.Tensor, ...]:
-    """Two texts of `length` tokens and five tokens of an encoder: the text models' first four inputs."""
-    embeds = torch.randn(2, 5, model.config.text_config.encoder_hidden_size)
-    return torch.ones(2, length, dtype=torch.int64), example_mask(length), embeds, example_mask(5)
+def text_example(model: BlipForQuestionAnswering, new: int, whole: int) -> tuple[torch.Tensor, ...]:
+    """Two texts of `new` tokens, a mask of `whole`, and five tokens of an encoder: the text models' first inputs."""
+    mask = torch.ones(2, whole, dtype=torch.int64)
+    mask[0, 0] = 0  # transformers leaves a mask that hides nothing out of what it computes
+    return torch.ones(2, new, dtype=torch.int64), mask, torch.randn(2, 5, model.config.text_config.encoder_hidden_size)
 
 
 def example_past(model: BlipForQuestionAnswering, length: int) -> list[torch.Tensor]:
@@ -98,15 +92,17 @@ def example_past(model: BlipForQuestionAnswering, length: int) -> list[torch.Ten
 def make_published(model: BlipForQuestionAnswering, folder: Path) -> None:
     """The three parts as IR with FP16 weights. All sizes but those that the weights fix are dynamic."""
     size = model.config.vision_config.image_size
-    ids, _, *encoder = text_example(model, 2)
-    past = example_past(model, 3)
-    shapes = [ov.PartialShape([-1, tensor.shape[1], -1, tensor.shape[3]]) for tensor in past]
-    width = model.config.text_config.encoder_hidden_size
-    text_shapes = [ov.PartialShape(shape) for shape in ([-1, -1], [-1, -1], [-1, -1, width], [-1, -1])]
+    past, width = example_past(model, 3), model.config.text_config.encoder_hidden_size
+    text_shapes = [ov.PartialShape(shape) for shape in ([-1, -1], [-1, -1], [-1, -1, width])]
+    past_shapes = [ov.PartialShape([-1, tensor.shape[1], -1, tensor.shape[3]]) for tensor in past]
     parts = {
         "vision_model": (VisionModel(model), (torch.zeros(1, 3, size, size),), None),
-        "text_encoder": (TextEncoder(model), text_example(model, 4), text_shapes),
-        "text_decoder": (PublishedDecoder(model.text_decoder), (ids, example_mask(5), *encoder, *past), text_shapes + shapes),
+        "text_encoder": (TextEncoder(model), text_example(model, 4, 4), text_shapes),
+        "text_decoder": (
+            PublishedDecoder(model.text_decoder),
+            (*text_example(model, 2, 5), *past),
+            text_shapes + past_shapes,
+        ),
     }
     for name, (module, example, input_shapes) in parts.items():
         ir = ov.convert_model(module.eval(), example_input=example, input=input_shapes)
@@ -122,9 +118,8 @@ def quantize_published(source: Path, folder: Path, processor: BlipProcessor) -> 
     compiled = core.compile_model(vision_model, "CPU")
     questions = []
     for each in pixels:
-        embeds = compiled(each)[0]
         text = (inputs.question["input_ids"].numpy(), inputs.question["attention_mask"].numpy())
-        questions.append([*text, embeds, np.ones(embeds.shape[:2], np.int64)])
+        questions.append([*text, compiled(each)[0]])
     for name, model, samples in (("vision_model", vision_model, pixels), ("text_encoder", text_encoder, questions)):
         quantized = nncf.quantize(model, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER)
         ov.save_model(quantized, folder / f"{name}.xml")
@@ -135,19 +130,15 @@ def export_onnx(model: BlipForQuestionAnswering, folder: Path) -> None:
     """The four parts in float32; batch and lengths are dynamic, the image size is not."""
     decoder, size = model.text_decoder, model.config.vision_config.image_size
     past, cross = example_past(model, 3), example_past(model, 5)
-    ids, _, embeds, embeds_mask = text_example(model, 2)
-    text, image, cached = {0: "batch", 1: "length"}, {0: "batch", 1: "image_tokens"}, {0: "batch", 2: "past"}
+    ids, mask, embeds = text_example(model, 2, 5)
+    text, image, whole = {0: "batch", 1: "length"}, {0: "batch", 1: "image_tokens"}, {0: "batch", 1: "whole_length"}
+    past_axes = [{0: "batch", 2: "past"}] * len(past)
     cross_axes = [{0: "batch", 2: "image_tokens"}] * len(cross)
-    whole_text = {0: "batch", 1: "whole_length"}
     parts: dict[str, tuple[nn.Module, tuple, list[dict[int, str]]]] = {
         "vision_model": (VisionModel(model), (torch.zeros(2, 3, size, size),), [{0: "batch"}]),
-        "text_encoder": (TextEncoder(model), text_example(model, 4), [text, text, image, image]),
+        "text_encoder": (TextEncoder(model), text_example(model, 4, 4), [text, text, image]),
         "projections": (Projections(decoder), (embeds,), [image]),
-        "decoder_step": (
-            DecoderStep(decoder),
-            (ids, example_mask(5), embeds_mask, *past, *cross),
-            [text, whole_text, image, *[cached] * len(past), *cross_axes],
-        ),
+        "decoder_step": (DecoderStep(decoder), (ids, mask, *past, *cross), [text, whole, *past_axes, *cross_axes]),
     }
     for name, (module, example, axes) in parts.items():
         names = [f"input_{index}" for index in range(len(example))]
@@ -159,6 +150,7 @@ def export_onnx(model: BlipForQuestionAnswering, folder: Path) -> None:
                 folder / f"{name}.onnx",
                 input_names=names,
                 dynamic_axes=dict(zip(names, axes, strict=True)),
+                opset_version=20,
                 dynamo=False,
             )
 

@@ -45,19 +45,17 @@ class Published(Side):
         self.driver = drive(torch_text_decoder, self._step)
 
     def answer(self, image: Tensor, question: BatchFeature, new_tokens: int, laps: Laps) -> Tensor:
-        embeds, mask = self._encode(image, laps)
-        inputs = [question["input_ids"].numpy(), question["attention_mask"].numpy(), embeds, mask]
-        question_embeds = self.text_encoder(inputs)[0]
-        question_mask = np.ones(question_embeds.shape[:2], np.int64)
-        return begin(self.driver, question_embeds, question_mask, **generation(new_tokens, laps))
+        embeds = self._encode(image, laps)
+        text = question["input_ids"].numpy(), question["attention_mask"].numpy()
+        return begin(self.driver, self.text_encoder([*text, embeds])[0], **generation(new_tokens, laps))
 
     def caption(self, pixel_values: Tensor, new_tokens: int, laps: Laps, num_beams: int = 1) -> Tensor:
-        return begin(self.driver, *self._encode(pixel_values, laps), **generation(new_tokens, laps, num_beams))
+        return begin(self.driver, self._encode(pixel_values, laps), **generation(new_tokens, laps, num_beams))
 
-    def _encode(self, pixel_values: Tensor, laps: Laps) -> tuple[np.ndarray, np.ndarray]:
+    def _encode(self, pixel_values: Tensor, laps: Laps) -> np.ndarray:
         embeds = self.vision_model(pixel_values.numpy())[0]
         laps.lap()
-        return embeds, np.ones(embeds.shape[:2], np.int64)
+        return embeds
 
     def _step(self, past: Past, *inputs: np.ndarray) -> np.ndarray:
         outputs = self.text_decoder([*inputs, *(past.arrays or self._no_past(len(inputs[0])))])
@@ -65,5 +63,5 @@ class Published(Side):
         return logits
 
     def _no_past(self, rows: int) -> list[np.ndarray]:
-        shapes = [port.get_partial_shape() for port in self.text_decoder.inputs[4:]]
+        shapes = [port.get_partial_shape() for port in self.text_decoder.inputs[3:]]
         return [np.zeros((rows, shape[1].get_length(), 0, shape[3].get_length()), np.float32) for shape in shapes]
