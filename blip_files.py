@@ -108,10 +108,18 @@ def writing(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside the files it is to replace: what is moved out of it is whole, the rest is removed."""
+    """A temporary folder beside the files it is to replace: what is moved out of it is whole, the rest is removed.
+
+    Raises:
+        OSError: something cannot be written; OpenVINO's RuntimeErrors become that too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as name:
-        yield Path(name)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as name:
+            yield Path(name)
+    except (OSError, RuntimeError) as error:
+        free = shutil.disk_usage(folder).free / 1e6
+        raise OSError(f"cannot save in {folder} ({free:.0f} MB are free there): {error}") from error
 
 
 def seal(path: Path, xml: bytes) -> bytes:
@@ -140,13 +148,9 @@ def save_ir(model: ov.Model, path: Path, stamp: dict[str, str]) -> None:
         model.set_rt_info(value, ["blip", key])
     with staging(path.parent) as folder:
         staged = folder / path.name
-        try:
-            ov.save_model(model, staged, compress_to_fp16=True)
-            with staged.open("r+b") as file:
-                file.write(seal(staged, file.read()))
-        except (OSError, RuntimeError) as error:
-            free = shutil.disk_usage(folder).free / 1e6
-            raise OSError(f"cannot save {path} ({free:.0f} MB are free there): {error}") from error
+        ov.save_model(model, staged, compress_to_fp16=True)
+        with staged.open("r+b") as file:
+            file.write(seal(staged, file.read()))
         path.unlink(missing_ok=True)
         for suffix in (".bin", ".xml"):
             staged.with_suffix(suffix).replace(path.with_suffix(suffix))
