@@ -111,13 +111,13 @@ def staging(folder: Path) -> Iterator[Path]:
     """A temporary folder beside the files it is to replace: what is moved out of it is whole, the rest is removed.
 
     Raises:
-        OSError: something cannot be written; OpenVINO's RuntimeErrors become that too.
+        OSError: something cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as name:
             yield Path(name)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # of a full disk OpenVINO makes a RuntimeError, tokenizers a plain Exception
         free = shutil.disk_usage(folder).free / 1e6
         raise OSError(f"cannot save in {folder} ({free:.0f} MB are free there): {error}") from error
 
@@ -228,7 +228,7 @@ def load_config(folder: Path) -> BlipConfig:
             f"run python blip_convert.py CHECKPOINT and load what that makes"
         )
     again = f"run python blip_convert.py CHECKPOINT --output {folder}"
-    lines = (folder / CHECKSUMS).read_text(errors="replace").splitlines()
+    lines = (folder / CHECKSUMS).read_text(errors="replace").removesuffix("\n").split("\n")
     names = [line[66:] for line in lines]  # after 64 digits and two spaces
     for line, name in zip(lines, names, strict=True):
         if not (folder / name).is_file() or checksum_line(folder / name) != line:

@@ -79,8 +79,8 @@ class Writer:
                 kill_at_step(request["kill_at_step"], request["folder"])
             self.do(request["task"], request["folder"], request.get("seed", 1))
             status = 0
-        except Exception:
-            traceback.print_exc()
+        except Exception as error:
+            print(*traceback.format_exception_only(error))  # in full it could pass the limit on a file's size
         finally:
             sys.stdout.flush()
             os._exit(status)
