@@ -1,6 +1,6 @@
 """A fresh process that answers one question: how long from its start to the answer, and its peak memory.
 
-    python -m benchmarks.fresh "ours INT8" build/blip-base-random [cache folder]
+python -m benchmarks.fresh "ours INT8" build/blip-base-random [cache folder]
 """
 
 import json

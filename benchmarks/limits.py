@@ -16,6 +16,7 @@ from transformers import BlipConfig
 
 ROWS, WIDTH, INNER, PAIRS = 577, 768, 3072, 4
 """The products whose rate is measured: four of BLIP base's feed-forward pairs over an image's tokens."""
+OPERATIONS = 2 * ROWS * WIDTH * INNER * 2 * PAIRS
 STATE_BYTES = 4
 """A kept key or value is a float32."""
 SCALE_BYTES = 2 / 64
@@ -44,6 +45,11 @@ class Machine:
 
     rates: dict[str, float]
     bandwidth: float
+
+    def best(self, other: "Machine") -> "Machine":
+        """The better of two measurements in everything."""
+        rates = {name: max(rate, other.rates[name]) for name, rate in self.rates.items()}
+        return Machine(rates, max(self.bandwidth, other.bandwidth))
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,8 @@ def projections(g: Geometry, precision: Precision, encoder_rows: int, encoder_to
 
 
 def text_layers(g: Geometry, precision: Precision, rows: int, new: int, past: int, encoder: tuple[int, int]) -> Work:
-    """All layers over `new` tokens a row, `past` ones before them and (rows, tokens) of an encoder whose keys and values are kept."""
+    """All layers over `new` tokens a row and `past` ones before them; `encoder` is rows and tokens whose keys and values
+    are kept."""
     encoder_rows, encoder_tokens = encoder
     weights = text_layer_weights(g)
     operations = 2 * rows * new * weights + attention_operations(g, rows, new, past + new + encoder_tokens)
@@ -128,9 +135,7 @@ def text_layers(g: Geometry, precision: Precision, rows: int, new: int, past: in
 def vocabulary(g: Geometry, precision: Precision, rows: int) -> Work:
     """The last position's transform, and its product with the vocabulary."""
     transform, words = g.width**2, g.width * g.vocabulary
-    return Work(
-        2 * rows * (transform + words), precision.layer_bytes * transform + precision.vocabulary_bytes * words
-    )
+    return Work(2 * rows * (transform + words), precision.layer_bytes * transform + precision.vocabulary_bytes * words)
 
 
 def together(*works: Work) -> Work:
@@ -159,41 +164,48 @@ def generation_seconds(
     return sum(step.seconds(machine, precision) for step in steps)
 
 
-def limits(
-    config: BlipConfig, machine: Machine, *, question: int, answer: int, caption: int, beams: int, batch: int
-) -> dict[str, dict[str, float]]:
-    """Seconds for each part and workload at each precision; the keyword arguments are numbers of tokens and rows."""
-    g = Geometry.of(config)
-    result: dict[str, dict[str, float]] = {}
-    for name, precision in PRECISIONS.items():
+@dataclass(frozen=True)
+class Tokens:
+    """How much the workloads ask for: tokens of a question, an answer and a caption, beams, and images in a batch."""
 
-        def seconds(work: Work, precision: Precision = precision) -> float:
-            return work.seconds(machine, precision)
+    question: int
+    answer: int
+    caption: int
+    beams: int
+    batch: int
 
-        def generate(tokens: int, rows: int, encoder: tuple[int, int], precision: Precision = precision) -> float:
-            return generation_seconds(g, precision, machine, tokens, rows, encoder)
 
-        image = seconds(vision(g, precision))
-        first_question = seconds(text_encoder(g, precision, question, first=True))
-        next_question = seconds(text_encoder(g, precision, question, first=False))
-        an_answer = generate(answer, 1, (1, question))
-        one_image = (1, g.image_tokens)
-        # A text-to-image first step: projections and a step over nothing before it.
-        first_step = generate(1, 1, one_image)
-        later_step = seconds(decoder_step(g, precision, 1, caption // 2, one_image))
-        result[name] = {
-            "vision model": image,
-            "text encoder, first question": first_question,
-            "text encoder, another question": next_question,
-            "decoder, first step over the image": first_step,
-            "decoder, later step over the image": later_step,
-            "answer": image + first_question + an_answer,
-            "answer again": next_question + an_answer,
-            "caption": image + generate(caption, 1, one_image),
-            "caption, 3 beams": image + generate(caption, beams, one_image),
-            "batch": batch * image + generate(caption, batch, (batch, g.image_tokens)),
-        }
-    return result
+def limits(config: BlipConfig, machine: Machine, tokens: Tokens) -> dict[str, dict[str, float]]:
+    """Seconds for each part and workload, by the name of the precision."""
+    return {name: limits_at(precision, Geometry.of(config), machine, tokens) for name, precision in PRECISIONS.items()}
+
+
+def limits_at(precision: Precision, g: Geometry, machine: Machine, tokens: Tokens) -> dict[str, float]:
+    """Seconds for each part and workload: a whole's limit is the sum of its parts'."""
+
+    def seconds(work: Work) -> float:
+        return work.seconds(machine, precision)
+
+    def generate(new_tokens: int, rows: int, encoder: tuple[int, int]) -> float:
+        return generation_seconds(g, precision, machine, new_tokens, rows, encoder)
+
+    one_image, images = (1, g.image_tokens), (tokens.batch, g.image_tokens)
+    image = seconds(vision(g, precision))
+    question = seconds(text_encoder(g, precision, tokens.question, first=True))
+    another_question = seconds(text_encoder(g, precision, tokens.question, first=False))
+    answer = generate(tokens.answer, 1, (1, tokens.question))
+    return {
+        "vision model": image,
+        "text encoder, first question": question,
+        "text encoder, another question": another_question,
+        "decoder, first step over the image": generate(1, 1, one_image),
+        "decoder, later step over the image": seconds(decoder_step(g, precision, 1, tokens.caption // 2, one_image)),
+        "answer": image + question + answer,
+        "answer again": another_question + answer,
+        "caption": image + generate(tokens.caption, 1, one_image),
+        f"caption, {tokens.beams} beams": image + generate(tokens.caption, tokens.beams, one_image),
+        "batch": tokens.batch * image + generate(tokens.caption, tokens.batch, images),
+    }
 
 
 def best_seconds(run: Callable[[], object], runs: int = 10) -> float:
@@ -225,32 +237,32 @@ def feed_forward(quantized: bool) -> ov.Model:
     return ov.Model([node], [tokens])
 
 
-def measure() -> Machine:
-    """The machine's rates and bandwidth, by whatever here is fastest: some ten seconds."""
-    core = ov.Core()
-    operations = 2 * ROWS * WIDTH * INNER * 2 * PAIRS
-    x = np.random.default_rng(0).standard_normal((ROWS, WIDTH), dtype=np.float32)
-    hints = {"float32": "f32"} | ({"bf16": "bf16"} if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else {})
-    rates = {}
-    for name, hint in hints.items():
-        request = core.compile_model(feed_forward(False), "CPU", {"INFERENCE_PRECISION_HINT": hint}).create_infer_request()
-        rates[name] = operations / best_seconds(lambda request=request: request.infer([x], share_inputs=True))
-    for hint in hints.values():
-        request = core.compile_model(feed_forward(True), "CPU", {"INFERENCE_PRECISION_HINT": hint}).create_infer_request()
-        rate = operations / best_seconds(lambda request=request: request.infer([x], share_inputs=True))
-        rates["int8"] = max(rate, rates.get("int8", 0))
+def product_rate(core: ov.Core, quantized: bool, hint: str) -> float:
+    """Operations a second of `feed_forward` under an inference precision hint."""
+    compiled = core.compile_model(feed_forward(quantized), "CPU", {"INFERENCE_PRECISION_HINT": hint})
+    request = compiled.create_infer_request()
+    tokens = np.random.default_rng(0).standard_normal((ROWS, WIDTH), dtype=np.float32)
+    return OPERATIONS / best_seconds(lambda: request.infer([tokens], share_inputs=True))
+
+
+def torch_product_rate() -> float:
+    """Operations a second of the same products in PyTorch, float32."""
     weights = [torch.randn(*shape) for shape in [(WIDTH, INNER), (INNER, WIDTH)] * PAIRS]
 
-    def torch_products() -> torch.Tensor:
-        tokens = torch.from_numpy(x)
+    def products() -> None:
+        tokens = torch.randn(ROWS, WIDTH)
         for weight in weights:
             tokens = tokens @ weight
-        return tokens
 
-    rates["float32"] = max(rates["float32"], operations / best_seconds(torch_products))
-    rates["float"] = max(rates[name] for name in hints)
-    rates["int8"] = max(rates["int8"], rates["float"])
-    much = torch.ones(2**15, 2**12)  # 512 MiB, far more than any cache
-    vector = torch.ones(2**12)
+    return OPERATIONS / best_seconds(products)
+
+
+def measure() -> Machine:
+    """The machine's rates and bandwidth, by whatever is fastest here: some ten seconds."""
+    core = ov.Core()
+    hints = ["f32"] + ["bf16"] * ("BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    floating = max(torch_product_rate(), *(product_rate(core, False, hint) for hint in hints))
+    int8 = max(floating, *(product_rate(core, True, hint) for hint in hints))
+    much, vector = torch.ones(2**15, 2**12), torch.ones(2**12)  # 512 MiB, far more than any cache
     seconds = min(best_seconds(much.sum), best_seconds(lambda: much @ vector))
-    return Machine(rates, much.numel() * much.element_size() / seconds)
+    return Machine({"float": floating, "int8": int8}, much.numel() * much.element_size() / seconds)

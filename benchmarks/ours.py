@@ -1,13 +1,16 @@
 """This project's model, through its public functions only."""
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
+from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, BlipProcessor
 
 from benchmarks.sides import Laps, Side, generation
 from blip_model import EncodedImages, OVBlipModel
+from blip_preprocess import preprocess_image
 
 
 def load_ours(folder: Path, precision: str, properties: Mapping[str, object]) -> "Ours":
@@ -37,3 +40,6 @@ class Ours(Side):
         images = self.model.encode_images(pixel_values)
         laps.lap()
         return self.model.generate_caption(images, **generation(new_tokens, laps, num_beams))
+
+    def preprocess(self, jpeg: bytes) -> Tensor:
+        return preprocess_image(self.processor.image_processor, Image.open(BytesIO(jpeg)).convert("RGB"))

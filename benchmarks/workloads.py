@@ -74,12 +74,10 @@ def workloads(inputs: Inputs, batch: int) -> dict[str, Workload]:
         "caption": Workload(
             lambda side, _, laps: side.caption(pixels, CAPTION_TOKENS, laps), new_tokens=CAPTION_TOKENS
         ),
-        "caption, 3 beams": Workload(
+        f"caption, {BEAMS} beams": Workload(
             lambda side, _, laps: side.caption(pixels, CAPTION_TOKENS, laps, BEAMS), new_tokens=CAPTION_TOKENS
         ),
-        "batch": Workload(
-            lambda side, _, laps: side.caption(images, CAPTION_TOKENS, laps), new_tokens=CAPTION_TOKENS
-        ),
+        "batch": Workload(lambda side, _, laps: side.caption(images, CAPTION_TOKENS, laps), new_tokens=CAPTION_TOKENS),
         "preprocessing": Workload(lambda side, _, laps: side.preprocess(inputs.jpeg)),
         "end to end": Workload(lambda side, _, laps: side.end_to_end(inputs.jpeg, QUESTION, ANSWER_TOKENS)),
     }
