@@ -77,7 +77,7 @@ def machine() -> dict[str, object]:
 
 
 def sides_here(about: Mapping[str, object]) -> tuple[str, ...]:
-    """The sides that make sense on a machine: PyTorch computes in bf16 many times slower where it is not in hardware."""
+    """The sides that make sense on a machine: without instructions for it, PyTorch computes in bf16 many times slower."""
     has_bf16 = "avx512_bf16" in about["isa"] and not about["isa_limit"]
     return tuple(side for side in SIDES if has_bf16 or side != "PyTorch bf16")
 

@@ -123,8 +123,10 @@ def projections(g: Geometry, precision: Precision, encoder_rows: int, encoder_to
 
 
 def text_layers(g: Geometry, precision: Precision, rows: int, new: int, past: int, encoder: tuple[int, int]) -> Work:
-    """All layers over `new` tokens a row and `past` ones before them; `encoder` is rows and tokens whose keys and values
-    are kept."""
+    """All layers over `new` tokens a row and `past` ones before them.
+
+    `encoder` is rows and tokens of an encoder whose keys and values are kept.
+    """
     encoder_rows, encoder_tokens = encoder
     weights = text_layer_weights(g)
     operations = 2 * rows * new * weights + attention_operations(g, rows, new, past + new + encoder_tokens)

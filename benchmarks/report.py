@@ -59,7 +59,7 @@ def heading(results: dict) -> str:
         f"BLIP base, random weights, batch 1 unless said, {tokens['question']} question, {tokens['answer']} answer and "
         f"{tokens['caption']} caption tokens. {results['date']}, {about['cpu']}, {about['cores']} cores, "
         f"{' '.join(about['isa'])}{limit}; {versions}. Medians of {effort['rounds']} rounds "
-        f"({effort['batch_rounds']} of the batch, {effort['fresh_rounds']} of fresh processes), all sides taking turns, "
+        f"({effort['batch_rounds']} of the batch, {effort['fresh_rounds']} of fresh processes), the sides taking turns, "
         f"± half the 10-90 % range; other guests of the host took {results['stolen']:.1%} of the time."
     )
 
@@ -67,7 +67,7 @@ def heading(results: dict) -> str:
 def cell(runs: Sequence[float] | None, show: Callable[[float], float]) -> str:
     """Median and spread, such as `349 ±3%`; a dash where a side has no such thing."""
     if not runs:
-        return "–"
+        return "-"
     value = show(median(runs))
     low, high = np.percentile(runs, [10, 90])
     return f"{digits(value)} ±{(high - low) / 2 / median(runs):.0%}"
@@ -94,7 +94,7 @@ def medians_table(results: dict) -> str:
         rows.append((label, *(cell(runs.get(side), show) for side in sides)))
     rows.append(("peak memory, MB", *(cell(results["memory"][side], lambda size: size / 1e6) for side in sides)))
     weights = (results["sizes"].get(side) for side in sides)
-    rows.append(("weights, MB", *("–" if size is None else digits(size / 1e6) for size in weights)))
+    rows.append(("weights, MB", *("-" if size is None else digits(size / 1e6) for size in weights)))
     return markdown_table(("", *sides), rows)
 
 
@@ -102,7 +102,7 @@ def ratio(results: dict, task: str, runs: dict[str, list[float]], side: str, oth
     """How many times faster a side is than the best of others; of load and memory, how much it takes of theirs."""
     best = min(median(runs[other]) for other in others)
     own = median(runs[side])
-    return f"{own / best:.0%}" if task.startswith(("load", "peak")) else f"{best / own:.2f}×"
+    return f"{own / best:.0%}" if task.startswith(("load", "peak")) else f"{best / own:.2f}x"
 
 
 def ratios_table(results: dict) -> str:
@@ -114,10 +114,10 @@ def ratios_table(results: dict) -> str:
         for side in OURS:
             for others in ((BASELINE,), PUBLISHED):
                 known = side in runs and all(other in runs for other in others)
-                row.append(ratio(results, task, runs, side, others) if known else "–")
+                row.append(ratio(results, task, runs, side, others) if known else "-")
         for side in OURS:
             limit = results["limits"][side.removeprefix("ours ")].get(task)
-            row.append("–" if limit is None else f"{digits(limit * 1000)} ms: {median(runs[side]) / limit:.2f}")
+            row.append("-" if limit is None else f"{digits(limit * 1000)} ms: {median(runs[side]) / limit:.2f}")
         rows.append(row)
     sides = [side.removeprefix("ours ") for side in OURS]
     against = [f"{side} over {other}" for side in sides for other in ("PyTorch", "published")]

@@ -90,7 +90,7 @@ def load_side(name: str, folder: Path, cache: Path | None = None) -> Side:
         ValueError: there is no such side.
     """
     properties = {} if cache is None else {"CACHE_DIR": str(cache)}
-    runtime, _, precision = name.rpartition(" ")
+    precision = name.split()[-1]
     if name in PYTORCH:
         from benchmarks.pytorch import load_pytorch
 

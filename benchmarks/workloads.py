@@ -1,4 +1,4 @@
-"""The tasks that are timed, the same for every side: their inputs, their numbers of tokens, and checks on what comes."""
+"""The tasks that are timed, the same for every side: inputs, numbers of tokens, and checks on what comes back."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ ANSWER_TOKENS, CAPTION_TOKENS, BEAMS = 3, 12, 3
 
 
 def photo() -> bytes:
-    """A JPEG of 1024×768 pixels: soft shapes with some grain, as a photograph's file is."""
+    """A JPEG of 1024x768 pixels: soft shapes with some grain, as a photograph's file is."""
     draw = np.random.default_rng(0)
     coarse = Image.fromarray(draw.integers(0, 256, (12, 16, 3), dtype=np.uint8))
     soft = np.asarray(coarse.resize((1024, 768), Image.Resampling.BICUBIC))
