@@ -1,12 +1,17 @@
 """Checks on what a caller hands to the model: wrong input gets an error that names the value and the way out."""
 
 from collections.abc import Sequence
+from unicodedata import category
 
 import numpy as np
 import openvino as ov
 import torch
 from torch import Tensor
 from transformers import BlipTextConfig
+
+from blip_images import load_image
+
+__all__ = ["check_batch", "check_device", "check_pixels", "check_question", "check_text", "load_image"]
 
 
 def check_device(core: ov.Core, device: str) -> None:
@@ -17,20 +22,32 @@ def check_device(core: ov.Core, device: str) -> None:
         raise ValueError(f"there is no device {device!r} here; choose one of {[*core.available_devices, 'AUTO']}")
 
 
-def check_pixels(pixel_values: Tensor, expected: Sequence[int]) -> np.ndarray:
+def check_pixels(pixel_values: Tensor | np.ndarray, expected: Sequence[int]) -> np.ndarray:
     """`pixel_values` as a contiguous float32 array [B, 3, H, W]; `expected` is what the model takes, [1, 3, H, W].
 
+    Any strides and any device will do.
+
     Raises:
-        ValueError: there is no image, or one of another size.
+        ValueError: they are no floats, not finite, there is no image, or one of another size.
     """
-    pixel_values = torch.as_tensor(pixel_values).detach().to("cpu", torch.float32)
-    if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != tuple(expected[1:]) or not len(pixel_values):
+    pixels = _on_cpu(pixel_values, "pixel_values")
+    if pixels.dtype.kind != "f":
+        raise ValueError(
+            f"pixel_values is of {pixels.dtype}; it takes floats, normalized as the processor does: "
+            "give the image to the processor that came with the model"
+        )
+    if pixels.ndim != 4 or pixels.shape[1:] != tuple(expected[1:]) or not len(pixels):
         sizes = ", ".join(map(str, expected[1:]))
         raise ValueError(
-            f"pixel_values is {list(pixel_values.shape)}; this model takes [images, {sizes}]: "
+            f"pixel_values is {list(pixels.shape)}; this model takes [images, {sizes}]: "
             "use the processor that came with it"
         )
-    return np.ascontiguousarray(pixel_values.numpy())
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and said to be
+        pixels = np.ascontiguousarray(pixels, np.float32)
+    finite = np.isfinite(pixels)
+    if not finite.all():
+        raise ValueError(f"{finite.size - finite.sum()} of {finite.size} pixel_values are NaN or infinite")
+    return pixels
 
 
 def check_batch(images: int, texts: int) -> None:
@@ -39,31 +56,67 @@ def check_batch(images: int, texts: int) -> None:
         raise ValueError(f"{images} images do not go with {texts} texts: give one image for all or one for each")
 
 
-def check_text(config: BlipTextConfig, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def check_text(
+    config: BlipTextConfig, input_ids: Tensor | np.ndarray, attention_mask: Tensor | np.ndarray | None
+) -> tuple[Tensor, Tensor]:
     """Token ids and their mask as contiguous int64 tensors [B, T]; no mask is a mask of ones.
 
+    Any integer dtype, strides and device will do; the mask may also be of bools or floats.
+
     Raises:
-        ValueError: they are no token ids, too long for the model, or of different shapes.
+        ValueError: they are no token ids, too long for the model, or of different shapes; the mask holds something
+            other than 0 and 1, or hides tokens that are not at the end.
     """
-    input_ids = torch.as_tensor(input_ids)
-    if input_ids.ndim != 2 or not input_ids.numel() or input_ids.is_floating_point():
+    ids = _on_cpu(input_ids, "input_ids")
+    if ids.ndim != 2 or not ids.size or ids.dtype.kind not in "iu":
+        raise ValueError(f"input_ids is {list(ids.shape)} of {ids.dtype}; it takes [texts, tokens] of int64")
+    if ids.shape[1] > config.max_position_embeddings:
         raise ValueError(
-            f"input_ids is {list(input_ids.shape)} of {input_ids.dtype}; it takes [texts, tokens] of int64"
+            f"the text is {ids.shape[1]} tokens long; the model takes {config.max_position_embeddings}: shorten it"
         )
-    if input_ids.shape[1] > config.max_position_embeddings:
+    if ids.min() < 0 or ids.max() >= config.vocab_size:
         raise ValueError(
-            f"the text is {input_ids.shape[1]} tokens long; the model takes {config.max_position_embeddings}"
-        )
-    if input_ids.min() < 0 or input_ids.max() >= config.vocab_size:
-        raise ValueError(
-            f"input_ids has tokens from {input_ids.min()} to {input_ids.max()}, outside the vocabulary of "
+            f"input_ids has tokens from {ids.min()} to {ids.max()}, outside the vocabulary of "
             f"{config.vocab_size}: use the tokenizer that came with the model"
         )
-    if attention_mask is None:
-        attention_mask = torch.ones_like(input_ids)
-    attention_mask = torch.as_tensor(attention_mask)
-    if attention_mask.shape != input_ids.shape:
-        raise ValueError(f"attention_mask is {list(attention_mask.shape)} but input_ids is {list(input_ids.shape)}")
-    if not (attention_mask > 0).any(dim=1).all():
+    mask = np.ones(ids.shape, np.int64) if attention_mask is None else _on_cpu(attention_mask, "attention_mask")
+    if mask.shape != ids.shape:
+        raise ValueError(f"attention_mask is {list(mask.shape)} but input_ids is {list(ids.shape)}")
+    odd = mask[(mask != 0) & (mask != 1)]
+    if odd.size:
+        raise ValueError(f"attention_mask holds {odd[0]}; it takes 1 for tokens and 0 for padding")
+    if not (mask == 1).any(axis=1).all():
         raise ValueError("attention_mask hides every token of a text: each needs at least one")
-    return input_ids.to(torch.int64).contiguous(), attention_mask.to(torch.int64).contiguous()
+    if ((mask[:, :-1] == 0) & (mask[:, 1:] == 1)).any():
+        # The text model counts positions from the first column, hidden or not: padding there would change the answer.
+        raise ValueError("attention_mask hides tokens before others: pad texts at the end, padding_side='right'")
+    return tuple(torch.from_numpy(np.array(each, np.int64, order="C")) for each in (ids, mask))
+
+
+def _on_cpu(values: Tensor | np.ndarray, name: str) -> np.ndarray:
+    """A caller's tensor as an array, which may share its memory."""
+    if isinstance(values, np.ndarray):
+        return values
+    if not isinstance(values, Tensor):
+        raise ValueError(
+            f"{name} is a {type(values).__name__}; it takes a tensor: call the processor with return_tensors='pt'"
+        )
+    if values.device.type == "meta":
+        raise ValueError(f"{name} is on the meta device and so has no values: load it on a real one")
+    values = values.detach().cpu()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+
+
+def check_question(question: str) -> str:
+    """A question as the tokenizer sees it: without control and other invisible characters, and with no blank ends.
+
+    Returns:
+        The question; blank where there is none, so that the image is to be captioned.
+
+    Raises:
+        ValueError: it is no string.
+    """
+    if not isinstance(question, str):
+        raise ValueError(f"the question is a {type(question).__name__}; it takes a string")
+    visible = (each for each in question if each in "\t\n\r" or not category(each).startswith("C"))
+    return "".join(visible).strip()

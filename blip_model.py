@@ -1,7 +1,7 @@
 """Run a converted BLIP model with OpenVINO: answer questions about images, caption them, match them with texts.
 
 model = OVBlipModel.from_pretrained("build/blip-vqa-base", device="CPU")
-ids = model.generate_answer(**processor(image, "how many dogs are in the picture?", return_tensors="pt"))
+ids = model.generate_answer(**processor(load_image("photo.jpg"), "how many dogs are there?", return_tensors="pt"))
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from openvino.utils.data_helpers import OVDict
 from torch import Tensor
 from transformers import BlipConfig, GenerationConfig, PreTrainedModel
 
+from blip_arguments import DEFAULT_NEW_TOKENS, check_generate_arguments
 from blip_decoder import OVTextDecoder, text_decoder_forward
 from blip_device import compile_part, default_precision
 from blip_files import (
@@ -27,9 +28,6 @@ from blip_files import (
     read_part,
 )
 from blip_inputs import check_batch, check_device, check_pixels, check_text
-
-DEFAULT_NEW_TOKENS = 20
-"""What transformers takes too, though with a warning each time."""
 
 __all__ = ["EncodedImages", "OVBlipModel", "text_decoder_forward"]
 
@@ -67,8 +65,11 @@ class EncodedImages:
 class OVBlipModel:
     """BLIP on OpenVINO, with `generate` of transformers as it is: greedy, beams, sampling, streamers, criteria.
 
-    Safe to use from several threads: every call has infer requests of its own, except that questions about one
-    `EncodedImages` take turns in its text encoder.
+    Any number of threads may call any method of one model at once, with images of their own or with `EncodedImages`
+    that they share: each gets what it would get alone. Every call has infer requests of its own, except that questions
+    about one `EncodedImages` take turns in its text encoder. Only sampling cannot be repeated with a seed there, since
+    all threads draw from torch's one generator. A call that ends in an error, or in an exception that a streamer or a
+    stopping criterion raises, leaves nothing behind.
 
     Args:
         config: the checkpoint's configuration.
@@ -146,11 +147,9 @@ class OVBlipModel:
         Raises:
             ValueError: it is of another size than the model takes, or encoded by another model.
         """
-        if isinstance(pixel_values, EncodedImages):
-            if pixel_values.vision_model is not self.vision_model:
-                raise ValueError("these images were encoded by another model: use this one's encode_images")
-            return pixel_values
-        pixels = check_pixels(pixel_values, self.vision_model.input(0).shape)
+        pixels = self._check_images(pixel_values)
+        if isinstance(pixels, EncodedImages):
+            return pixels
         embeds = np.empty((len(pixels), *self.vision_model.output(0).shape[1:]), np.float32)
 
         def keep(request: ov.InferRequest, index: int) -> None:
@@ -175,9 +174,9 @@ class OVBlipModel:
                 f"{self.config.architectures[0]} has no text encoder: it cannot read a question, only caption"
             )
         input_ids, attention_mask = check_text(self.config.text_config, input_ids, attention_mask)
-        images = self.encode_images(pixel_values)
-        check_batch(len(images), len(input_ids))
-        return images.encode_text(input_ids, attention_mask), attention_mask
+        pixel_values = self._check_images(pixel_values)
+        check_batch(len(pixel_values), len(input_ids))
+        return self.encode_images(pixel_values).encode_text(input_ids, attention_mask), attention_mask
 
     def generate_answer(
         self,
@@ -193,7 +192,7 @@ class OVBlipModel:
                 serves all B questions, encoded once.
             input_ids: the questions, [B, T] int64.
             attention_mask: [B, T], 1 for tokens and 0 for padding; None is all ones. Padding changes no answer.
-            generate_kwargs: those of transformers' `generate`.
+            generate_kwargs: those of transformers' `generate`, see `blip_arguments.GENERATE_ARGUMENTS`.
 
         Returns:
             Token ids [B, answer tokens] int64, as transformers' `generate` gives them.
@@ -202,6 +201,7 @@ class OVBlipModel:
             ValueError: an input or a generation argument is wrong; the message names it.
         """
         self._check_decoder()
+        generate_kwargs = self._check_arguments(generate_kwargs, prompt_lengths=[1])
         outputs, attention_mask = self._encode_text(pixel_values, input_ids, attention_mask)
         question_embeds = outputs["last_hidden_state"]
         start = torch.full((len(question_embeds), 1), self.decoder_start_token_id)
@@ -221,7 +221,7 @@ class OVBlipModel:
                 several prompts is encoded once.
             input_ids: prompts as the tokenizer gives them, [CLS] first and [SEP] last, [B, T] int64.
             attention_mask: [B, T], 1 for tokens and 0 for padding; None is all ones. Padding changes no caption.
-            generate_kwargs: those of transformers' `generate`.
+            generate_kwargs: those of transformers' `generate`, see `blip_arguments.GENERATE_ARGUMENTS`.
 
         Returns:
             Token ids [B, caption tokens] int64, the prompt among them, as transformers' `generate` gives them.
@@ -230,18 +230,22 @@ class OVBlipModel:
             ValueError: an input or a generation argument is wrong; the message names it.
         """
         self._check_decoder()
+        prompts, lengths = [], [1]
         if input_ids is not None:
             input_ids, attention_mask = check_text(self.config.text_config, input_ids, attention_mask)
-        images = self.encode_images(pixel_values)
-        if input_ids is not None:
-            check_batch(len(images), len(input_ids))
-        image_embeds = images.image_embeds
+            prompts = [self._prompt(ids[mask > 0]) for ids, mask in zip(input_ids, attention_mask, strict=True)]
+            lengths = [len(prompt) for prompt in prompts]
+        elif attention_mask is not None:
+            raise ValueError("attention_mask goes with input_ids, and there are none: give both or neither")
+        generate_kwargs = self._check_arguments(generate_kwargs, lengths)
+        pixel_values = self._check_images(pixel_values)
+        if prompts:
+            check_batch(len(pixel_values), len(prompts))
+        image_embeds = self.encode_images(pixel_values).image_embeds
         image_mask = torch.ones(image_embeds.shape[:2], dtype=torch.int64)
-        if input_ids is None:
+        if not prompts:
             start = torch.full((len(image_embeds), 1), self.decoder_start_token_id)
             return self._generate(start, image_embeds, image_mask, generate_kwargs)
-        prompts = [self._prompt(ids[mask > 0]) for ids, mask in zip(input_ids, attention_mask, strict=True)]
-        lengths = [len(prompt) for prompt in prompts]
         if len(set(lengths)) == 1:
             return self._generate(torch.stack(prompts), image_embeds, image_mask, generate_kwargs)
         return self._generate_by_length(prompts, lengths, image_embeds, image_mask, generate_kwargs)
@@ -266,6 +270,24 @@ class OVBlipModel:
     def _check_decoder(self) -> None:
         if self.text_decoder is None:
             raise ValueError(f"{self.config.architectures[0]} has no text decoder: it cannot write text, only match it")
+
+    def _check_images(self, pixel_values: Tensor | EncodedImages) -> np.ndarray | EncodedImages:
+        if not isinstance(pixel_values, EncodedImages):
+            return check_pixels(pixel_values, self.vision_model.input(0).shape)
+        if pixel_values.vision_model is not self.vision_model:
+            raise ValueError("these images were encoded by another model: use this one's encode_images")
+        return pixel_values
+
+    def _check_arguments(self, generate_kwargs: dict, prompt_lengths: list[int]) -> dict:
+        """Before anything runs, since an image takes longer than all the checks."""
+        for name in ("return_dict_in_generate", "streamer"):
+            if generate_kwargs.get(name) and len(set(prompt_lengths)) > 1:
+                raise ValueError(
+                    f"{name} works on prompts of one length, these have {sorted(set(prompt_lengths))} tokens: "
+                    "caption them one at a time"
+                )
+        defaults = self.text_decoder.generation_config
+        return check_generate_arguments(self.config.text_config, defaults, max(prompt_lengths), generate_kwargs)
 
     def _prompt(self, tokens: Tensor) -> Tensor:
         """The tokenizer's [CLS] a picture of [SEP] as the decoder wants it: [DEC] a picture of."""
@@ -292,11 +314,6 @@ class OVBlipModel:
 
     def _generate_by_length(self, prompts, lengths, image_embeds, image_mask, generate_kwargs) -> Tensor:
         """Prompts of one length go together, so that no padding stands between a prompt and its continuation."""
-        if generate_kwargs.get("return_dict_in_generate"):
-            raise ValueError(
-                f"return_dict_in_generate works on prompts of one length, these have {sorted(set(lengths))} tokens: "
-                "caption them one at a time"
-            )
         rows: list[Tensor] = [torch.empty(0)] * len(prompts)
         for length in sorted(set(lengths)):
             chosen = [index for index, own in enumerate(lengths) if own == length]
