@@ -4,13 +4,16 @@ BIN := $(VENV)/bin
 
 run demo: export BLIP_MODEL ?= models/blip-easy-vqa
 
-.PHONY: run test demo notebook lint
+.PHONY: run test bench demo notebook lint
 
 run: $(VENV)/installed
 	$(BIN)/python run_notebooks.py
 
 test: $(VENV)/installed-test lint
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -28,6 +31,10 @@ $(VENV)/installed: requirements.txt
 	$(BIN)/python -m pip install -r requirements.txt
 	touch $@
 
-$(VENV)/installed-test: $(VENV)/installed requirements-test.txt
+$(VENV)/installed-test: $(VENV)/installed requirements-test.txt requirements-bench.txt
 	$(BIN)/python -m pip install -r requirements-test.txt
+	touch $@
+
+$(VENV)/installed-bench: $(VENV)/installed requirements-bench.txt
+	$(BIN)/python -m pip install -r requirements-bench.txt
 	touch $@
