@@ -4,6 +4,7 @@ python blip_demo.py build/blip-easy-vqa --device CPU
 """
 
 import argparse
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 import gradio as gr
 
-from blip_page import ANSWER, CSS, HISTORY, NOTE, PROBLEM, STAGES, THEME, model_note, stage_line
-from blip_session import BEAMS_LIMIT, NEW_TOKENS_LIMIT, TEMPERATURE_LIMIT, ModelFolder, Options, Task, ask
+from blip_page import CSS, HISTORY, NOTE, REPLY, THEME, model_note, plain_view, shown, stage_line
+from blip_session import BEAMS_LIMIT, NEW_TOKENS_LIMIT, TEMPERATURE_LIMIT, ModelFolder, Options, Reply, Task, ask
 from easy_vqa_data import load_questions
 from notebook_utils import DownloadError, download_file
 
@@ -96,79 +97,67 @@ def build_demo(
     models.load(device, precision)
     words = WORDINGS[models.task]
 
+    def replies(image: str | None, question: str | None, device: str, precision: str, *options) -> Iterator[Reply]:
+        return ask(models, image_bytes(image), question or "", device, precision, Options(*options))
+
     def answer(image, question, device, precision, max_new_tokens, num_beams, temperature, top_p):
         """Answer a question about an image; without a question, caption it.
 
         Yields the text so far and the milliseconds of each stage, then both whole.
         """
         try:
-            options = Options(max_new_tokens, num_beams, temperature, top_p)
-            for reply in ask(models, image_bytes(image), question or "", device, precision, options):
+            for reply in replies(image, question, device, precision, max_new_tokens, num_beams, temperature, top_p):
                 yield reply.text, reply.milliseconds | {"image reused": reply.image_reused}
         except (ValueError, OSError) as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    def show(image, question, history, device, precision, max_new_tokens, num_beams, temperature, top_p) -> Iterator:
-        """The same for the page: its answer, stages, history and problem; errors are shown, as text, in the last."""
+    def show(history, image, question, device, precision, *options):
+        """The same for the page, where an error is shown as text and the history stays."""
         try:
-            options = Options(max_new_tokens, num_beams, temperature, top_p)
-            for reply in ask(models, image_bytes(image), question or "", device, precision, options):
-                turns = [*history, [question or "", reply.text]] if reply.is_final else history
-                yield reply.text or "…", stage_line(reply, device, precision), turns, ""
+            for reply in replies(image, question, device, precision, *options):
+                turns = [*history, [question, reply.text]] if reply.is_final else history
+                yield shown(reply.text, stage_line(reply, device, precision), is_final=reply.is_final), turns
         except (ValueError, OSError) as error:
-            yield "", "", history, str(error)
+            yield shown(problem=str(error)), history
 
     with gr.Blocks(title="BLIP with OpenVINO", analytics_enabled=False, delete_cache=(3600, CACHE_SECONDS)) as demo:
-        gr.HTML(model_note(models), html_template=NOTE, js_on_load=None)
-        with gr.Row(elem_id="main"):
+        plain_view(NOTE, model_note(models))
+        with gr.Row():
             with gr.Column():
+                # The file as it was sent: gradio's own decoding would come before ours and fail without saying why.
                 image = gr.Image(
-                    type="filepath", label="Image", height=320, image_mode=None, buttons=[], alt_text="The chosen image"
+                    type="filepath", image_mode=None, label="Image", height=320, buttons=[], alt_text="The chosen image"
                 )
-                # Gradio would open the file itself, and fail on a damaged one before this page can say what is wrong.
                 image.preprocess = uploaded_path
+                examples_box = gr.Column(elem_id="examples", visible=bool(examples))
             with gr.Column():
-                question = gr.Textbox(label=words.label, info=words.info, lines=1, max_lines=4)
+                question = gr.Textbox("", label=words.label, info=words.info, lines=1, max_lines=4)
                 button = gr.Button(words.button, variant="primary")
-                problem = gr.HTML("", html_template=PROBLEM, js_on_load=None)
-                result = gr.HTML("", heading=words.result, html_template=ANSWER, js_on_load=None)
-                stages = gr.HTML("", html_template=STAGES, js_on_load=None)
-                with gr.Row():
-                    devices = gr.Dropdown(models.devices, value=device, label="Device")
-                    precisions = gr.Dropdown(models.precisions, value=precision, label="Precision")
-        if examples:
+                result = plain_view(REPLY, shown(), heading=words.result)
+                history = plain_view(HISTORY, [])
+        with examples_box:
             add_examples(examples, words, image, question)
-        history = gr.HTML([], html_template=HISTORY, js_on_load=None)
+        with gr.Row():
+            devices = gr.Dropdown(models.devices, value=device, label="Device")
+            precisions = gr.Dropdown(models.precisions, value=precision, label="Precision")
         with gr.Accordion("Generation options", open=False, visible=models.task != "match"):
-            defaults = Options()
-            sliders = [
-                gr.Slider(1, NEW_TOKENS_LIMIT, defaults.max_new_tokens, step=1, precision=0, label="Max new tokens"),
-                gr.Slider(1, BEAMS_LIMIT, defaults.num_beams, step=1, precision=0, label="Beams"),
-                gr.Slider(
-                    0,
-                    TEMPERATURE_LIMIT,
-                    defaults.temperature,
-                    step=0.05,
-                    label="Temperature",
-                    info="0: no sampling, always the likeliest",
-                ),
-                gr.Slider(0.05, 1, defaults.top_p, step=0.05, label="Top-p", info="Of sampling only"),
-            ]
+            sliders = option_sliders()
+        inputs = [image, question, devices, precisions, *sliders]
         asked = gr.on(
             [button.click, question.submit],
             show,
-            inputs=[image, question, history, devices, precisions, *sliders],
-            outputs=[result, stages, history, problem],
+            inputs=[history, *inputs],
+            outputs=[result, history],
             show_progress="hidden",
             api_visibility="private",
         )
         # In the browser, at once: what the server still says about the old image is no longer waited for.
-        image.change(None, js="() => ['', '', [], '']", outputs=[result, stages, history, problem], cancels=[asked])
+        image.change(None, js=f"() => [{json.dumps(shown())}, []]", outputs=[result, history], cancels=[asked])
         gr.on(
             [],
             answer,
-            inputs=[image, question, devices, precisions, *sliders],
-            outputs=[gr.Textbox(label=words.result, visible=False), gr.JSON(label="Milliseconds", visible=False)],
+            inputs=inputs,
+            outputs=[gr.Textbox(label="answer", visible=False), gr.JSON(label="milliseconds", visible=False)],
             api_name="answer",
         )
     return demo.queue(default_concurrency_limit=CONCURRENCY)
@@ -194,15 +183,25 @@ def add_examples(examples: Sequence[tuple[str, str]], words: Wording, image: gr.
     """Buttons that fill in an image and a question."""
     if words.example_texts:
         examples = [(path, text) for path in dict(examples) for text in words.example_texts]
-    gr.HTML("Examples", html_template="<h2>${value}</h2>", js_on_load=None)
-    with gr.Row(elem_id="examples"):
-        for path, text in examples:
-            served = image.move_resource_to_block_cache(path)
-            image.keep_in_cache.add(served)
-            button = gr.Button(text or "(a caption)", icon=path, size="sm")
-            button.click(
-                lambda served=served, text=text: (served, text), outputs=[image, question], api_visibility="private"
-            )
+    for path, text in examples:
+        # Pages are given files of this cache only; without the second line it would forget them after a day.
+        served = image.move_resource_to_block_cache(path)
+        image.keep_in_cache.add(served)
+        button = gr.Button(text or "(a caption)", icon=path, size="sm")
+        button.click(
+            lambda served=served, text=text: (served, text), outputs=[image, question], api_visibility="private"
+        )
+
+
+def option_sliders() -> list[gr.Slider]:
+    """One for each field of `Options`, in their order."""
+    usual = Options()
+    return [
+        gr.Slider(1, NEW_TOKENS_LIMIT, usual.max_new_tokens, step=1, precision=0, label="Max new tokens"),
+        gr.Slider(1, BEAMS_LIMIT, usual.num_beams, step=1, precision=0, label="Beams"),
+        gr.Slider(0, TEMPERATURE_LIMIT, usual.temperature, step=0.05, label="Temperature", info="0: no sampling"),
+        gr.Slider(0.05, 1, usual.top_p, step=0.05, label="Top-p", info="When sampling, from the likeliest this share"),
+    ]
 
 
 def launch_demo(demo: gr.Blocks, **options) -> str:
