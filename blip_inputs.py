@@ -8,6 +8,10 @@ import torch
 from torch import Tensor
 from transformers import BlipTextConfig
 
+from blip_images import load_image
+
+__all__ = ["check_batch", "check_device", "check_pixels", "check_text", "load_image"]
+
 
 def check_device(core: ov.Core, device: str) -> None:
     """Raise ValueError where OpenVINO has no such device, before anything is loaded for it."""

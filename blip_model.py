@@ -1,7 +1,7 @@
 """Run a converted BLIP model with OpenVINO: answer questions about images, caption them, match them with texts.
 
 model = OVBlipModel.from_pretrained("build/blip-vqa-base", device="CPU")
-ids = model.generate_answer(**processor(image, "how many dogs are in the picture?", return_tensors="pt"))
+ids = model.generate_answer(**processor(load_image("photo.jpg"), "how many dogs are there?", return_tensors="pt"))
 """
 
 from collections.abc import Mapping
