@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import BlipProcessor
 
 from blip_files import PARTS_OF_ARCHITECTURE, TEXT_DECODER, TEXT_ENCODER, load_config, part_files
-from blip_inputs import load_image
+from blip_images import load_image
 from blip_model import DEFAULT_NEW_TOKENS, EncodedImages, OVBlipModel
 from blip_streaming import stream_tokens
 
@@ -112,9 +112,14 @@ class Recent(Generic[T]):
 
 @dataclass
 class LoadedModel:
-    """A compiled model and the images it has seen last, encoded, by a digest of their files' bytes."""
+    """A compiled model and the images it has seen last, encoded, by a digest of their files' bytes.
+
+    Generations take turns: on openvino 2026.4's CPU plugin, infer requests of one compiled decoder whose states have
+    different lengths (a question's and an image's) corrupt each other's memory when their steps alternate.
+    """
 
     model: OVBlipModel
+    turn: Lock = field(default_factory=Lock)
     seen_images: Recent[EncodedImages] = field(default_factory=lambda: Recent(IMAGES_KEPT))
 
 
@@ -242,7 +247,7 @@ def ask(
 
     def run(**generate_kwargs) -> Tensor:
         both = {}
-        with timed(both, "decoder"):
+        with loaded.turn, timed(both, "decoder"):
             ids = generate(images, **tokens, **generate_kwargs)[0]
         milliseconds["decoder"] = both["decoder"] - milliseconds.get("text encoder", 0)
         return ids
