@@ -10,8 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Before gradio is imported: it reads this once, and a page on one's own machine has nothing to report.
+# Before gradio is imported: it reads this once, and a page on one's own machine has nothing to report. Nor need it keep
+# statistics of its last 10,000 requests, which it would sum up anew after each one.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ |= {"GRADIO_ANALYTICS_MAX_EVENTS": "1", "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9)}
 
 import gradio as gr
 
