@@ -54,8 +54,8 @@ def compile_part(
     core: ov.Core, model: ov.Model, device: str, part: str, quantized: bool, wishes: Mapping[str, object]
 ) -> ov.CompiledModel:
     """Compile a part in the way that suits the processor; `wishes` are the caller's OpenVINO properties."""
-    products_over_all_tokens = part != TEXT_DECODER and not quantized
-    if products_over_all_tokens and runs_on_cpu(core, device) and not cpu_features().get("avx512_f", True):
+    is_float_vision = part == VISION_MODEL and not quantized
+    if is_float_vision and runs_on_cpu(core, device) and not cpu_features().get("avx512_f", True):
         expand_weights(model)
     return core.compile_model(model, device, compile_properties(core, device, part, quantized, wishes))
 
