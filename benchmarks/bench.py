@@ -77,7 +77,7 @@ def machine() -> dict[str, object]:
 
 
 def sides_here(about: Mapping[str, object]) -> tuple[str, ...]:
-    """The sides that make sense on a machine: without instructions for it, PyTorch computes in bf16 many times slower."""
+    """The sides that make sense on a machine: PyTorch in bf16 only where there are instructions for it."""
     has_bf16 = "avx512_bf16" in about["isa"] and not about["isa_limit"]
     return tuple(side for side in SIDES if has_bf16 or side != "PyTorch bf16")
 

@@ -59,7 +59,7 @@ def heading(results: dict) -> str:
         f"BLIP base, random weights, batch 1 unless said, {tokens['question']} question, {tokens['answer']} answer and "
         f"{tokens['caption']} caption tokens. {results['date']}, {about['cpu']}, {about['cores']} cores, "
         f"{' '.join(about['isa'])}{limit}; {versions}. Medians of {effort['rounds']} rounds "
-        f"({effort['batch_rounds']} of the batch, {effort['fresh_rounds']} of fresh processes), the sides taking turns, "
+        f"({effort['batch_rounds']} of the batch, {effort['fresh_rounds']} of fresh processes), sides taking turns, "
         f"± half the 10-90 % range; other guests of the host took {results['stolen']:.1%} of the time."
     )
 
