@@ -119,12 +119,9 @@ def test_published_recipe_has_dynamic_shapes_and_projects_the_image_at_every_ste
 
 def test_laps_split_a_run_into_its_parts(sides, inputs):
     tasks = workloads(inputs, 3)
+    lengths = {"answer": ANSWER_TOKENS, "answer again": ANSWER_TOKENS, "caption": CAPTION_TOKENS}
     for side in sides.values():
-        for name, new_tokens in (
-            ("answer", ANSWER_TOKENS),
-            ("answer again", ANSWER_TOKENS),
-            ("caption", CAPTION_TOKENS),
-        ):
+        for name, new_tokens in lengths.items():
             [laps] = run_once(name, tasks[name], side).laps
             assert len(laps) == 2 + new_tokens  # image encoded, prompt, tokens
             assert laps == sorted(laps)
@@ -231,13 +228,11 @@ def test_a_part_is_limited_by_what_takes_longer_and_a_whole_by_its_parts(model):
 
 
 def test_measured_rates_are_of_products_in_the_precision_they_are_named_after():
-    core = ov.Core()
-    request = core.compile_model(limits.feed_forward(True), "CPU", F32)
-    products = [
-        op for op in request.get_runtime_model().get_ops() if op.get_rt_info()["layerType"].value == "FullyConnected"
-    ]
+    compiled = ov.Core().compile_model(limits.feed_forward(True), "CPU", F32)
+    infos = [op.get_rt_info() for op in compiled.get_runtime_model().get_ops()]
+    products = [info["runtimePrecision"].value for info in infos if info["layerType"].value == "FullyConnected"]
     assert len(products) == 2 * limits.PAIRS
-    assert {str(op.get_rt_info()["runtimePrecision"].value) for op in products} <= {"i8", "u8"}
+    assert set(products) <= {"i8", "u8"}
 
 
 def test_peak_memory_of_a_fresh_process_is_its_own():
@@ -249,7 +244,7 @@ def test_peak_memory_of_a_fresh_process_is_its_own():
 
 
 def test_a_fresh_process_that_fails_is_told_with_its_error(tmp_path):
-    with pytest.raises(RuntimeError, match="a fresh process of ours INT8 failed:(.|\n)*no config.json"):
+    with pytest.raises(RuntimeError, match=r"a fresh process of ours INT8 failed:(.|\n)*no config\.json"):
         fresh.answer_once("ours INT8", tmp_path, None)
 
 
@@ -314,9 +309,7 @@ def test_newest_results_are_those_of_a_run_that_was_not_held_back(tmp_path, monk
     for date, limit in (("2026-01-01", None), ("2026-02-01", None), ("2026-02-01", "AVX2")):
         results = {"date": date, "machine": {"isa": ["avx2", "amx_int8"], "isa_limit": limit}}
         (tmp_path / report.file_name(results)).write_text(json.dumps(results))
-    assert report.latest_results() == {
-        "date": "2026-02-01",
-        "machine": {"isa": ["avx2", "amx_int8"], "isa_limit": None},
-    }
+    latest = report.latest_results()
+    assert (latest["date"], latest["machine"]["isa_limit"]) == ("2026-02-01", None)
     names = [file.name for file in sorted(tmp_path.iterdir())]
     assert names == ["2026-01-01-amx_int8.json", "2026-02-01-amx_int8-as-AVX2.json", "2026-02-01-amx_int8.json"]
