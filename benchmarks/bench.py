@@ -28,8 +28,16 @@ from benchmarks.limits import Tokens, limits, measure
 from benchmarks.prepare import MAKERS, prepare, sizes
 from benchmarks.report import RESULTS, file_name, results_table
 from benchmarks.sides import BASELINE, CACHING, EXACT, SIDES, Side, load_side
-from benchmarks.workloads import ANSWER_TOKENS, BEAMS, CAPTION_TOKENS, Inputs, Timed, part_seconds, workloads
-from utils import time_interleaved
+from benchmarks.workloads import (
+    ANSWER_TOKENS,
+    BEAMS,
+    CAPTION_TOKENS,
+    Inputs,
+    Timed,
+    part_seconds,
+    take_turns,
+    workloads,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "blip-base-random"
@@ -47,15 +55,18 @@ ISA_LIMITS = {
 
 @dataclass(frozen=True)
 class Effort:
-    """Rounds of the workloads, of the batch and of fresh processes, and images in the batch."""
+    """How long to measure: rounds of a workload at least, seconds for more of them, likewise for the batch, which is
+    run cold; rounds of fresh processes; images in the batch."""
 
     rounds: int
-    batch_rounds: int
+    seconds: float
+    batch_seconds: float
     fresh_rounds: int
     batch: int
 
 
-FULL, QUICK = Effort(10, 2, 3, 32), Effort(3, 1, 1, 4)
+FULL = Effort(rounds=4, seconds=40, batch_seconds=300, fresh_rounds=2, batch=32)
+QUICK = Effort(rounds=1, seconds=0, batch_seconds=0, fresh_rounds=0, batch=2)
 
 
 def machine() -> dict[str, object]:
@@ -77,7 +88,7 @@ def machine() -> dict[str, object]:
 
 
 def sides_here(about: Mapping[str, object]) -> tuple[str, ...]:
-    """The sides that make sense on a machine: without instructions for it, PyTorch computes in bf16 many times slower."""
+    """The sides that make sense on a machine: PyTorch in bf16 only where there are instructions for it."""
     has_bf16 = "avx512_bf16" in about["isa"] and not about["isa_limit"]
     return tuple(side for side in SIDES if has_bf16 or side != "PyTorch bf16")
 
@@ -108,16 +119,23 @@ def run_workloads(
     sides: Mapping[str, Side], inputs: Inputs, effort: Effort
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict[str, list[float]]]]:
     """Seconds of every run by workload and side, and of the parts by part and side."""
-    seconds, timed_by_side = {}, {side: {} for side in sides}
+    timed_by_side: dict[str, dict[str, Timed]] = {side: {} for side in sides}
     for name, workload in workloads(inputs, effort.batch).items():
         print(f"timing {name} ...", flush=True)
-        timed = {side: Timed(name, workload, each) for side, each in sides.items()}
-        seconds[name] = time_interleaved(timed, effort.batch_rounds if name == "batch" else effort.rounds)
+        if name == "batch":
+            timed = {side: Timed(name, workload, each) for side, each in sides.items()}
+            take_turns(timed, 1, effort.batch_seconds)
+        else:
+            for each in sides.values():
+                Timed(name, workload, each)()  # a warm-up that does not count
+            timed = {side: Timed(name, workload, each) for side, each in sides.items()}
+            take_turns(timed, effort.rounds, effort.seconds)
         check_tokens(timed)
         for side, each in timed.items():
             timed_by_side[side][name] = each
     parts = {side: part_seconds(timed) for side, timed in timed_by_side.items()}
-    return seconds, {part: {side: parts[side][part] for side in parts} for part in parts[BASELINE]}
+    seconds = {name: {side: timed_by_side[side][name].seconds for side in sides} for name in timed_by_side[BASELINE]}
+    return seconds, {part: {side: parts[side][part] for side in sides} for part in parts[BASELINE]}
 
 
 def run(effort: Effort) -> dict[str, object]:
@@ -126,8 +144,7 @@ def run(effort: Effort) -> dict[str, object]:
     names = sides_here(about)
     processor = blip_processor()
     prepare(blip_base(), processor, FOLDER)
-    print("answering once in fresh processes ...", flush=True)
-    load, memory = fresh_runs(names, CACHING, FOLDER, effort.fresh_rounds)
+    load, memory = fresh_runs(names, CACHING, FOLDER, effort.fresh_rounds) if effort.fresh_rounds else ({}, {})
     inputs = Inputs.make(processor)
     config = BlipConfig.from_pretrained(FOLDER)
     ceilings = measure()
@@ -156,7 +173,11 @@ def rounded(seconds: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few rounds and a small batch: some five minutes")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one round, two images a batch, nothing in fresh processes: five minutes, and noisy",
+    )
     parser.add_argument("--isa", choices=ISA_LIMITS, help="use no newer instructions than these")
     parser.add_argument("--keep", action="store_true", help="also file the results in benchmarks/results/")
     arguments = parser.parse_args()

@@ -20,7 +20,7 @@ class Past:
         self.arrays: list[np.ndarray] = []
         """Keys and values of the text so far, two for each layer, each [rows, heads, past, head size]."""
         self.cross: list[np.ndarray] = []
-        """Of the encoder's tokens likewise, where a side keeps them. Beams of a row have the same: none are reordered."""
+        """Of the encoder's tokens likewise, where a side keeps them; the same for all beams of a row."""
         self.length = 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:

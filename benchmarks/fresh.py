@@ -46,6 +46,7 @@ def fresh_runs(
     sides: tuple[str, ...], caching: tuple[str, ...], folder: Path, rounds: int
 ) -> tuple[dict[str, dict[str, list[float]]], dict[str, list[int]]]:
     """Seconds by workload and side of "load" and "load, model cache", and peak memory by side; sides take turns."""
+    print("answering once in fresh processes ...", flush=True)
     load: dict[str, list[float]] = {side: [] for side in sides}
     cached: dict[str, list[float]] = {side: [] for side in sides if side in caching}
     memory: dict[str, list[int]] = {side: [] for side in sides}

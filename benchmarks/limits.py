@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
+import onnxruntime
 import openvino as ov
 import torch
 from openvino import opset13 as opset
@@ -259,12 +261,29 @@ def torch_product_rate() -> float:
     return OPERATIONS / best_seconds(products)
 
 
+def onnx_product_rate() -> float:
+    """Operations a second of one such product of 8-bit integers in ONNX Runtime."""
+    draw = np.random.default_rng(0)
+    weights = onnx.numpy_helper.from_array(draw.integers(-127, 128, (WIDTH, INNER), dtype=np.int8), "weights")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMulInteger", ["tokens", "weights"], ["product"])],
+        "product",
+        [onnx.helper.make_tensor_value_info("tokens", onnx.TensorProto.UINT8, [ROWS, WIDTH])],
+        [onnx.helper.make_tensor_value_info("product", onnx.TensorProto.INT32, [ROWS, INNER])],
+        [weights],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    tokens = draw.integers(0, 256, (ROWS, WIDTH), dtype=np.uint8)
+    return 2 * ROWS * WIDTH * INNER / best_seconds(lambda: session.run(None, {"tokens": tokens}))
+
+
 def measure() -> Machine:
     """The machine's rates and bandwidth, by whatever is fastest here: some ten seconds."""
     core = ov.Core()
     hints = ["f32"] + ["bf16"] * ("BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     floating = max(torch_product_rate(), *(product_rate(core, False, hint) for hint in hints))
-    int8 = max(floating, *(product_rate(core, True, hint) for hint in hints))
+    int8 = max(floating, onnx_product_rate(), *(product_rate(core, True, hint) for hint in hints))
     much, vector = torch.ones(2**15, 2**12), torch.ones(2**12)  # 512 MiB, far more than any cache
     seconds = min(best_seconds(much.sum), best_seconds(lambda: much @ vector))
     return Machine({"float": floating, "int8": int8}, much.numel() * much.element_size() / seconds)

@@ -58,9 +58,9 @@ def heading(results: dict) -> str:
     return (
         f"BLIP base, random weights, batch 1 unless said, {tokens['question']} question, {tokens['answer']} answer and "
         f"{tokens['caption']} caption tokens. {results['date']}, {about['cpu']}, {about['cores']} cores, "
-        f"{' '.join(about['isa'])}{limit}; {versions}. Medians of {effort['rounds']} rounds "
-        f"({effort['batch_rounds']} of the batch, {effort['fresh_rounds']} of fresh processes), the sides taking turns, "
-        f"± half the 10-90 % range; other guests of the host took {results['stolen']:.1%} of the time."
+        f"{' '.join(about['isa'])}{limit}; {versions}. Medians of at least {effort['rounds']} "
+        f"rounds, the sides taking turns (batch {len(results['seconds']['batch'][BASELINE])}, fresh processes "
+        f"{effort['fresh_rounds']}), ± half the 10-90 % range; other guests of the host took {results['stolen']:.1%} of the time."
     )
 
 
@@ -78,7 +78,7 @@ def digits(value: float) -> str:
 
 
 def sides_of(results: dict) -> list[str]:
-    return list(results["memory"])
+    return list(results["seconds"]["answer"])
 
 
 def medians_table(results: dict) -> str:
@@ -92,7 +92,8 @@ def medians_table(results: dict) -> str:
         elif task.startswith("load"):
             label, show = f"{task}, s", lambda seconds: seconds
         rows.append((label, *(cell(runs.get(side), show) for side in sides)))
-    rows.append(("peak memory, MB", *(cell(results["memory"][side], lambda size: size / 1e6) for side in sides)))
+    if results["memory"]:
+        rows.append(("peak memory, MB", *(cell(results["memory"][side], lambda size: size / 1e6) for side in sides)))
     weights = (results["sizes"].get(side) for side in sides)
     rows.append(("weights, MB", *("-" if size is None else digits(size / 1e6) for size in weights)))
     return markdown_table(("", *sides), rows)
@@ -107,7 +108,8 @@ def ratio(results: dict, task: str, runs: dict[str, list[float]], side: str, oth
 
 def ratios_table(results: dict) -> str:
     """Ours against PyTorch and the better of the published recipe's two, and against the machine's limit."""
-    tasks = results["seconds"] | {"peak memory": results["memory"]} | results["parts"]
+    memory = {"peak memory": results["memory"]} if results["memory"] else {}
+    tasks = results["seconds"] | memory | results["parts"]
     rows = []
     for task, runs in tasks.items():
         row = [task]

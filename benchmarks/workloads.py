@@ -1,6 +1,7 @@
 """The tasks that are timed, the same for every side: inputs, numbers of tokens, and checks on what comes back."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -15,6 +16,7 @@ from benchmarks.sides import Laps, Side
 QUESTION = "how many dogs are in the picture ?"
 OTHER_QUESTION = "what color is shape in the picture ?"
 ANSWER_TOKENS, CAPTION_TOKENS, BEAMS = 3, 12, 3
+MOST_ROUNDS = 30
 
 
 def photo() -> bytes:
@@ -84,17 +86,19 @@ def workloads(inputs: Inputs, batch: int) -> dict[str, Workload]:
 
 
 class Timed:
-    """A workload on a side, ready to be called again and again; notes the laps and the last output."""
+    """A workload on a side, ready to be called again and again; notes each call's seconds and laps, and its output."""
 
     def __init__(self, name: str, workload: Workload, side: Side):
         self.name, self.workload, self.side = name, workload, side
         self.kept = workload.start(side)
+        self.seconds: list[float] = []
         self.laps: list[list[float]] = []
         self.output: object = None
 
     def __call__(self) -> None:
         laps = Laps()
         self.output = self.workload.run(self.side, self.kept, laps)
+        self.seconds.append(time.perf_counter() - laps.start)
         self.laps.append(laps.seconds)
 
     def check(self) -> None:
@@ -106,12 +110,24 @@ class Timed:
             )
 
 
-def part_seconds(timed: dict[str, Timed]) -> dict[str, list[float]]:
-    """What one side's parts took in each run of "answer", "answer again" and "caption", the warm-up left out.
+def take_turns(timed: Mapping[str, Timed], least: int, seconds: float) -> None:
+    """At least so many rounds over all sides, and more of them while another one fits into `seconds`.
+
+    Turn by turn, so that a busy moment of the machine hits all sides alike.
+    """
+    start, rounds = time.perf_counter(), 0
+    while rounds < least or (rounds < MOST_ROUNDS and (time.perf_counter() - start) * (rounds + 1) / rounds < seconds):
+        for each in timed.values():
+            each()
+        rounds += 1
+
+
+def part_seconds(timed: Mapping[str, Timed]) -> dict[str, list[float]]:
+    """What one side's parts took in each run of "answer", "answer again" and "caption".
 
     Laps are: image encoded, prompt handed over (for a question: text encoder done), first token, second, ...
     """
-    answer, again, caption = (timed[name].laps[1:] for name in ("answer", "answer again", "caption"))
+    answer, again, caption = (timed[name].laps for name in ("answer", "answer again", "caption"))
     return {
         "vision model": [laps[0] for laps in caption],
         "text encoder, first question": [laps[1] - laps[0] for laps in answer],
