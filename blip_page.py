@@ -13,7 +13,9 @@ THEME = gr.themes.Default(font=_SYSTEM_FONTS, font_mono=[gr.themes.Font("monospa
     block_info_text_color="*neutral_600",
     block_label_text_color="*neutral_700",
     button_primary_background_fill="*primary_700",
+    button_primary_background_fill_dark="*primary_700",
     button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_hover_dark="*primary_800",
 )
 
 CSS = """
@@ -38,6 +40,7 @@ CSS = """
 .history span { max-width: 100%; color: var(--body-text-color-subdued); }
 .history strong { max-width: 100%; }
 .image-frame img { width: 100%; height: 100%; object-fit: contain; }
+footer > :not(button) { display: none !important; }
 #examples { gap: .5rem; }
 #examples button { justify-content: flex-start; }
 #examples button img { width: 2.6rem; height: 2.6rem; object-fit: cover; border-radius: .25rem; }
@@ -96,7 +99,7 @@ def model_note(models: ModelFolder) -> dict[str, object]:
         f"It knows pictures of one coloured shape, and {len(ANSWERS)} answers. Anything else gets one of them all the "
         "same, and it means nothing."
     )
-    forms = [(f"Asks for {kind}", "  ".join(sorted(questions))) for kind, questions in question_forms().items()]
+    forms = [(f"Asks for {kind}", " · ".join(sorted(questions))) for kind, questions in question_forms().items()]
     return {"model": name, "limits": limits, "hints": [["Answers", ", ".join(ANSWERS)], *map(list, forms)]}
 
 
