@@ -12,6 +12,7 @@ THEME = gr.themes.Default(font=_SYSTEM_FONTS, font_mono=[gr.themes.Font("monospa
     body_text_color_subdued="*neutral_600",
     block_info_text_color="*neutral_600",
     block_label_text_color="*neutral_700",
+    block_title_text_color="*neutral_700",
     button_primary_background_fill="*primary_700",
     button_primary_background_fill_dark="*primary_700",
     button_primary_background_fill_hover="*primary_800",
@@ -78,9 +79,10 @@ NOTE = _template(
     ' + value.hints.map((hint) => "<dt>" + plain(hint[0]) + "</dt><dd>" + plain(hint[1]) + "</dd>").join("")'
     ' + "</dl></details>" : "") + "</header>"'
 )
+EXAMPLES = "<h2>Examples</h2>"
 
 
-def plain_view(template: str, value: object, **props: object) -> gr.HTML:
+def plain_view(template: str, value: object = None, **props: object) -> gr.HTML:
     """A part of the page that shows `value` by one of the templates above."""
     return gr.HTML(value, html_template=template, js_on_load=None, apply_default_css=False, padding=True, **props)
 

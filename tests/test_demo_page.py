@@ -1,4 +1,4 @@
-"""The demo page in a real browser: Debian's headless Chromium, driven by Playwright; screenshots: build/screenshots/."""
+"""The demo page in a real browser, Debian's headless Chromium driven by Playwright; it leaves screenshots in build/."""
 
 import io
 import re
@@ -284,7 +284,16 @@ def test_page_fits_its_window_and_is_readable(browser, address, captions, width,
     expect(page.get_by_role("alert")).not_to_be_empty()
     page.screenshot(path=SCREENSHOTS / f"error-{width}-{scheme}.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    for selector in ("output", ".reply p", ".history span", ".note p", "[role=alert]", "textarea", "button.primary"):
+    for selector in (
+        "output",
+        ".reply p",
+        ".history span",
+        ".note p",
+        "label",
+        "[role=alert]",
+        "textarea",
+        "button.primary",
+    ):
         assert contrast(page, selector) >= 4.5, selector
     page.context.close()
 
