@@ -17,7 +17,7 @@ os.environ |= {"GRADIO_ANALYTICS_MAX_EVENTS": "1", "GRADIO_ANALYTICS_CACHE_FREQU
 
 import gradio as gr
 
-from blip_page import CSS, HISTORY, NOTE, REPLY, THEME, model_note, plain_view, shown, stage_line
+from blip_page import CSS, EXAMPLES, HISTORY, NOTE, REPLY, THEME, model_note, plain_view, shown, stage_line
 from blip_session import BEAMS_LIMIT, NEW_TOKENS_LIMIT, TEMPERATURE_LIMIT, ModelFolder, Options, Reply, Task, ask
 from easy_vqa_data import load_questions
 from notebook_utils import DownloadError, download_file
@@ -151,6 +151,8 @@ def build_demo(
             inputs=[history, *inputs],
             outputs=[result, history],
             show_progress="hidden",
+            # Who asks while an answer is still coming gets the next one after it.
+            trigger_mode="always_last",
             api_visibility="private",
         )
         # In the browser, at once: what the server still says about the old image is no longer waited for.
@@ -185,6 +187,7 @@ def add_examples(examples: Sequence[tuple[str, str]], words: Wording, image: gr.
     """Buttons that fill in an image and a question."""
     if words.example_texts:
         examples = [(path, text) for path in dict(examples) for text in words.example_texts]
+    plain_view(EXAMPLES)
     for path, text in examples:
         # Pages are given files of this cache only; without the second line it would forget them after a day.
         served = image.move_resource_to_block_cache(path)

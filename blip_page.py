@@ -12,8 +12,11 @@ THEME = gr.themes.Default(font=_SYSTEM_FONTS, font_mono=[gr.themes.Font("monospa
     body_text_color_subdued="*neutral_600",
     block_info_text_color="*neutral_600",
     block_label_text_color="*neutral_700",
+    block_title_text_color="*neutral_700",
     button_primary_background_fill="*primary_700",
+    button_primary_background_fill_dark="*primary_700",
     button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_hover_dark="*primary_800",
 )
 
 CSS = """
@@ -38,6 +41,7 @@ CSS = """
 .history span { max-width: 100%; color: var(--body-text-color-subdued); }
 .history strong { max-width: 100%; }
 .image-frame img { width: 100%; height: 100%; object-fit: contain; }
+footer > :not(button) { display: none !important; }
 #examples { gap: .5rem; }
 #examples button { justify-content: flex-start; }
 #examples button img { width: 2.6rem; height: 2.6rem; object-fit: cover; border-radius: .25rem; }
@@ -75,9 +79,10 @@ NOTE = _template(
     ' + value.hints.map((hint) => "<dt>" + plain(hint[0]) + "</dt><dd>" + plain(hint[1]) + "</dd>").join("")'
     ' + "</dl></details>" : "") + "</header>"'
 )
+EXAMPLES = "<h2>Examples</h2>"
 
 
-def plain_view(template: str, value: object, **props: object) -> gr.HTML:
+def plain_view(template: str, value: object = None, **props: object) -> gr.HTML:
     """A part of the page that shows `value` by one of the templates above."""
     return gr.HTML(value, html_template=template, js_on_load=None, apply_default_css=False, padding=True, **props)
 
@@ -96,7 +101,7 @@ def model_note(models: ModelFolder) -> dict[str, object]:
         f"It knows pictures of one coloured shape, and {len(ANSWERS)} answers. Anything else gets one of them all the "
         "same, and it means nothing."
     )
-    forms = [(f"Asks for {kind}", "  ".join(sorted(questions))) for kind, questions in question_forms().items()]
+    forms = [(f"Asks for {kind}", " · ".join(sorted(questions))) for kind, questions in question_forms().items()]
     return {"model": name, "limits": limits, "hints": [["Answers", ", ".join(ANSWERS)], *map(list, forms)]}
 
 

@@ -21,9 +21,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import BlipProcessor
 
+from blip_device import default_precision
 from blip_files import PARTS_OF_ARCHITECTURE, TEXT_DECODER, TEXT_ENCODER, load_config, part_files
 from blip_images import load_image
 from blip_model import DEFAULT_NEW_TOKENS, EncodedImages, OVBlipModel
+from blip_preprocess import preprocess_image
 from blip_streaming import stream_tokens
 
 PRECISIONS = ("FP16", "INT8", "INT4")
@@ -114,8 +116,7 @@ class Recent(Generic[T]):
 class LoadedModel:
     """A compiled model and the images it has seen last, encoded, by a digest of their files' bytes.
 
-    Generations take turns: on openvino 2026.4's CPU plugin, infer requests of one compiled decoder whose states have
-    different lengths (a question's and an image's) corrupt each other's memory when their steps alternate.
+    Generations of one model take turns anyway; here they wait for theirs, so that the decoder's time is its own.
     """
 
     model: OVBlipModel
@@ -158,8 +159,9 @@ class ModelFolder:
 
     @property
     def default_precision(self) -> str:
-        """What `OVBlipModel.from_pretrained` takes too: INT8 where it is there."""
-        return "INT8" if "INT8" in self.precisions else self.precisions[0]
+        """What `OVBlipModel.from_pretrained` takes on the CPU: INT8 where it is there and the processor gains by it."""
+        preferred = default_precision(ov.Core(), "CPU") or "INT8"
+        return preferred if preferred in self.precisions else self.precisions[0]
 
     @property
     def task(self) -> Task:
@@ -272,7 +274,7 @@ def answer_or_caption(
 
 def pixels(processor: BlipProcessor, image: Image.Image) -> Tensor:
     """An RGB image as the model takes it, [1, 3, H, W] float32, normalized."""
-    return processor(images=image, return_tensors="pt")["pixel_values"]
+    return preprocess_image(processor.image_processor, image)
 
 
 @contextmanager
