@@ -60,7 +60,7 @@ def heading(results: dict) -> str:
         f"{tokens['caption']} caption tokens. {results['date']}, {about['cpu']}, {about['cores']} cores, "
         f"{' '.join(about['isa'])}{limit}; {versions}. Medians of at least {effort['rounds']} "
         f"rounds, the sides taking turns (batch {len(results['seconds']['batch'][BASELINE])}, fresh processes "
-        f"{effort['fresh_rounds']}), ± half the 10-90 % range; other guests of the host took {results['stolen']:.1%} of the time."
+        f"{effort['fresh_rounds']}), ± half the 10-90 % range; other guests took {results['stolen']:.1%} of the time."
     )
 
 
