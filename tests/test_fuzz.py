@@ -130,8 +130,21 @@ def test_any_question_is_answered_or_a_value_error(fp16_model, processor, easy_v
 @given(
     st.dictionaries(
         st.sampled_from(
-            "max_new_tokens max_length min_new_tokens num_beams temperature top_p top_k do_sample "
-            "num_return_sequences repetition_penalty length_penalty early_stopping no_such_argument".split()
+            [
+                "max_new_tokens",
+                "max_length",
+                "min_new_tokens",
+                "num_beams",
+                "temperature",
+                "top_p",
+                "top_k",
+                "do_sample",
+                "num_return_sequences",
+                "repetition_penalty",
+                "length_penalty",
+                "early_stopping",
+                "no_such_argument",
+            ]
         ),
         ODD_NUMBERS,
         max_size=3,
