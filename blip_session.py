@@ -24,6 +24,7 @@ from transformers import BlipProcessor
 from blip_device import default_precision
 from blip_files import PARTS_OF_ARCHITECTURE, TEXT_DECODER, TEXT_ENCODER, load_config, part_files
 from blip_images import load_image
+from blip_inputs import check_question
 from blip_model import DEFAULT_NEW_TOKENS, EncodedImages, OVBlipModel
 from blip_preprocess import preprocess_image
 from blip_streaming import stream_tokens
@@ -214,7 +215,7 @@ def ask(
         ValueError: an input is wrong or unreadable; the message names it and the way out.
         FileNotFoundError: a file of the model has gone.
     """
-    text, milliseconds, precision = text.strip(), {}, precision or folder.default_precision
+    text, milliseconds, precision = check_question(text), {}, precision or folder.default_precision
     if folder.task == "match" and not text:
         raise ValueError("there is no text: this model says how well one fits the image, so write one")
     reused = False
@@ -265,7 +266,8 @@ def answer_or_caption(
 ) -> str:
     """The answer to `question` about `image`, or the image's caption where the question is blank."""
     pixel_values = pixels(processor, load_image(image))
-    if question.strip():
+    question = check_question(question)
+    if question:
         ids = model.generate_answer(pixel_values, **processor(text=question, return_tensors="pt"), **generate_kwargs)
     else:
         ids = model.generate_caption(pixel_values, **generate_kwargs)
