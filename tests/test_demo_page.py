@@ -5,13 +5,14 @@ import re
 import shutil
 from pathlib import Path
 
+import openvino as ov
 import pytest
 from conftest import EMBEDDED, ROOT
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from blip_demo import build_demo, example_inputs, launch_demo
-from blip_files import quantized_name
+from blip_files import OPTIMIZER_VERSION, PARTS_OF_ARCHITECTURE, quantized_name, read_ir, read_stamp, save_ir
 from easy_vqa_data import load_captions
 
 SCREENSHOTS = ROOT / "build" / "screenshots"
@@ -39,12 +40,11 @@ def captions():
 
 @pytest.fixture(scope="module")
 def address(converted, tmp_path_factory):
-    """The page on a folder with two precisions: what the page calls INT8 here is a copy of the FP16 files."""
-    folder = shutil.copytree(converted, tmp_path_factory.mktemp("page") / "blip-easy-vqa")
-    for file in list(folder.glob("*.xml")):
-        int8 = folder / quantized_name(file.name)
-        shutil.copy(file, int8)
-        shutil.copy(file.with_suffix(".bin"), int8.with_suffix(".bin"))
+    """The page on a folder with two precisions: what the page calls INT8 here is FP16 again."""
+    folder, core = shutil.copytree(converted, tmp_path_factory.mktemp("page") / "blip-easy-vqa"), ov.Core()
+    for part in PARTS_OF_ARCHITECTURE["BlipForQuestionAnswering"]:
+        model = read_ir(core, folder / part)
+        save_ir(model, folder / quantized_name(part), read_stamp(model) | {"optimizer": OPTIMIZER_VERSION})
     demo = build_demo(folder, example_inputs(EMBEDDED), "CPU", "FP16")
     yield launch_demo(demo, prevent_thread_lock=True, inline=False)
     demo.close()
