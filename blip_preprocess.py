@@ -5,11 +5,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
-from transformers import BlipImageProcessor
+from transformers import BlipImageProcessorPil
 from transformers.image_utils import PILImageResampling
 
 
-def preprocess_image(image_processor: BlipImageProcessor, image: Image.Image) -> Tensor:
+def preprocess_image(image_processor: BlipImageProcessorPil, image: Image.Image) -> Tensor:
     """What `image_processor(image)` gives, `pixel_values` [1, 3, H, W] float32, to within one of 256 levels.
 
     An image that shrinks is resized by PyTorch, whose bicubic kernels round otherwise in one of 300 pixels and take a
@@ -34,7 +34,7 @@ def preprocess_image(image_processor: BlipImageProcessor, image: Image.Image) ->
     return torch.from_numpy(pixel_values)
 
 
-def check_settings(image_processor: BlipImageProcessor) -> None:
+def check_settings(image_processor: BlipImageProcessorPil) -> None:
     """Raise ValueError unless the processor resizes with bicubic filtering, rescales and normalizes."""
     wanted = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": PILImageResampling.BICUBIC}
     for name, value in wanted.items():
