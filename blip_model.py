@@ -32,18 +32,44 @@ from blip_inputs import check_batch, check_device, check_pixels, check_text
 __all__ = ["EncodedImages", "OVBlipModel", "text_decoder_forward"]
 
 
-class EncodedImages:
-    """Images as `OVBlipModel.encode_images` gives them, to be asked about as often as you like.
+class TextEncoderRequest:
+    """The text encoder's infer request, which keeps the keys and values of the images that were asked about last.
 
-    The first question still has the text encoder project them; later ones cost their own tokens only. Any thread may
-    ask; questions about the same images take turns in the text encoder, whose infer request keeps the projections.
+    One at a time, and anew for other images: OpenVINO's CPU plugin (2026.4) mixes up the states of several requests of
+    one model, with wrong results or an error.
     """
 
-    def __init__(self, image_embeds: np.ndarray, vision_model: ov.CompiledModel, text_encoder: ov.CompiledModel | None):
+    def __init__(self, text_encoder: ov.CompiledModel):
+        self.text_encoder = text_encoder
+        self._turn = Lock()
+        self._image_embeds: np.ndarray | None = None
+
+    def infer(self, image_embeds: np.ndarray, input_ids: Tensor, attention_mask: Tensor) -> OVDict:
+        """Outputs by name for `image_embeds` [B, N, vision hidden] and checked texts [k·B, T], k for each image."""
+        with self._turn:
+            if self._image_embeds is not image_embeds:
+                self._image_embeds = None
+                self._request = self.text_encoder.create_infer_request()
+                image_mask = np.ones(image_embeds.shape[:2], np.int64)
+                self._request.set_tensor("encoder_hidden_states", ov.Tensor(image_embeds, shared_memory=True))
+                self._request.set_tensor("encoder_attention_mask", ov.Tensor(image_mask))
+            outputs = self._request.infer(
+                {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}, share_inputs=True
+            )
+            self._image_embeds = image_embeds  # only once they are projected; a failure leaves nothing to go on from
+            return outputs
+
+
+class EncodedImages:
+    """Images as `OVBlipModel.encode_images` gives them, to be asked about as often as you like, by any thread.
+
+    The first question has the text encoder project them; the next ones cost their own tokens only, for as long as the
+    model is asked about no other images in between.
+    """
+
+    def __init__(self, image_embeds: np.ndarray, vision_model: ov.CompiledModel, text_encoder: TextEncoderRequest):
         self.image_embeds = image_embeds  # [B, N, vision hidden] float32
         self.vision_model, self.text_encoder = vision_model, text_encoder
-        self._request: ov.InferRequest | None = None
-        self._turn = Lock()
 
     def __len__(self) -> int:
         """How many images."""
@@ -51,23 +77,15 @@ class EncodedImages:
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> OVDict:
         """The text encoder's outputs by name, for checked texts [k·B, T] of which k each are about one image."""
-        with self._turn:
-            if self._request is None:
-                self._request = self.text_encoder.create_infer_request()
-                image_mask = np.ones(self.image_embeds.shape[:2], np.int64)
-                self._request.set_tensor("encoder_hidden_states", ov.Tensor(self.image_embeds, shared_memory=True))
-                self._request.set_tensor("encoder_attention_mask", ov.Tensor(image_mask))
-            return self._request.infer(
-                {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}, share_inputs=True
-            )
+        return self.text_encoder.infer(self.image_embeds, input_ids, attention_mask)
 
 
 class OVBlipModel:
     """BLIP on OpenVINO, with `generate` of transformers as it is: greedy, beams, sampling, streamers, criteria.
 
     Any number of threads may call any method of one model at once, with images of their own or with `EncodedImages`
-    that they share: each gets what it would get alone. Every call has infer requests of its own, except that questions
-    about one `EncodedImages` take turns in its text encoder. Only sampling cannot be repeated with a seed there, since
+    that they share: each gets what it would get alone. The vision model runs for several at once; text encoder and
+    decoder they take turns in. Only sampling cannot be repeated with a seed there, since
     all threads draw from torch's one generator. A call that ends in an error, or in an exception that a streamer or a
     stopping criterion raises, leaves nothing behind.
 
@@ -92,6 +110,7 @@ class OVBlipModel:
         self.decoder_start_token_id = decoder_start_token_id
         self.vision_model = vision_model
         self.text_encoder = text_encoder
+        self._text_encoder_request = TextEncoderRequest(text_encoder)
         if isinstance(text_decoder, ov.CompiledModel):
             text_decoder = OVTextDecoder(config.text_config, text_decoder)
         self.text_decoder = text_decoder
@@ -162,7 +181,7 @@ class OVBlipModel:
         for index in range(len(pixels)):
             queue.start_async({0: pixels[index : index + 1]}, index, share_inputs=True)
         queue.wait_all()
-        return EncodedImages(embeds, self.vision_model, self.text_encoder)
+        return EncodedImages(embeds, self.vision_model, self._text_encoder_request)
 
     def _encode_text(self, pixel_values: Tensor | EncodedImages, input_ids: Tensor, attention_mask: Tensor | None):
         """The text's tokens after looking at the image: the text encoder's outputs, and its checked attention mask.
