@@ -56,7 +56,7 @@ class Writer:
             cwd=ROOT,
             text=True,
         )
-        assert "ready" in json.loads(self.process.stdout.readline())
+        assert json.loads(self.process.stdout.readline()) == "ready"
 
     def __call__(self, task: str, folder: Path, **how) -> dict:
         print(json.dumps({"task": task, "folder": str(folder), **how}), file=self.process.stdin, flush=True)
