@@ -77,7 +77,7 @@ def with_code(checkpoint_copy, tmp_path):
 
 
 @pytest.fixture
-def load_by_command(tmp_path, monkeypatch):
+def load_by_command(monkeypatch):
     """What `python blip_convert.py` loads for somebody who says yes to whatever is asked."""
     loaded = []
     monkeypatch.setattr("builtins.input", lambda prompt: "y")
