@@ -125,6 +125,6 @@ if __name__ == "__main__":
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     writer = Writer()
-    print(json.dumps({"ready": len(os.listdir("/proc/self/task"))}), file=answers, flush=True)
+    print(json.dumps("ready"), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(writer.answer(json.loads(line))), file=answers, flush=True)

@@ -3,7 +3,11 @@ import os
 import re
 import socket
 import stat
+import struct
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,6 +15,7 @@ from urllib.parse import quote
 
 import pytest
 import requests
+from conftest import ROOT
 from IPython.core.interactiveshell import InteractiveShell
 
 import notebook_utils
@@ -79,6 +84,24 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(BODY)))
         self.end_headers()
         self.wfile.write(BODY[: len(BODY) // 2])
+
+    def answer_chunked(self, end=b"0\r\n\r\n"):
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for start in range(0, len(BODY), 100_000):
+            chunk = BODY[start : start + 100_000]
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+        self.wfile.write(end)
+
+    def answer_endless(self):
+        """Chunks without the last one, which says that the file is whole."""
+        self.answer_chunked(end=b"")
+
+    def answer_reset(self):
+        self.answer_cut()
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
 
     def answer_gzipped(self):
         self.reply(body=gzip.compress(BODY), Content_Encoding="gzip")
@@ -152,8 +175,11 @@ def test_download_gives_a_relative_path_when_asked_for_one(server, tmp_path, mon
     assert download_file(f"{server.url}/ok/a.bin", "b.bin", "data") == Path("data/b.bin")
 
 
-@pytest.mark.parametrize(("path", "body"), [("moved/a.bin", BODY), ("unsized/a.bin", BODY), ("empty/a.bin", b"")])
-def test_download_handles_a_redirect_an_unknown_length_and_an_empty_file(server, tmp_path, path, body):
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("moved/a.bin", BODY), ("unsized/a.bin", BODY), ("chunked/a.bin", BODY), ("empty/a.bin", b"")],
+)
+def test_download_handles_a_redirect_an_unknown_length_chunks_and_an_empty_file(server, tmp_path, path, body):
     assert download_file(f"{server.url}/{path}", directory=tmp_path).read_bytes() == body
 
 
@@ -185,6 +211,8 @@ def test_existing_file_is_kept_without_a_request_and_said(server, tmp_path, caps
         ("loop/a.bin", "redirects"),
         ("away/a.bin", "file:///etc/hostname"),
         ("cut/a.bin", f"{len(BODY) // 2} bytes"),
+        ("endless/a.bin", "IncompleteRead"),
+        ("reset/a.bin", "reset by peer"),
         ("gzipped/a.bin", "gzip"),
     ],
 )
@@ -248,6 +276,19 @@ def test_interrupted_download_leaves_nothing_and_can_be_repeated(server, tmp_pat
         with pytest.raises(type(error) if isinstance(error, OSError) else error):
             download_file(f"{server.url}/ok/a.bin", directory=tmp_path)
     assert files(tmp_path) == []
+    assert download_file(f"{server.url}/ok/a.bin", directory=tmp_path).read_bytes() == BODY
+
+
+def test_killed_download_leaves_nothing_under_its_name_and_can_be_repeated(server, tmp_path):
+    call = f"download_file({server.url + '/stall/a.bin'!r}, directory={str(tmp_path)!r})"
+    script = f"from notebook_utils import download_file; {call}"
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    while not files(tmp_path):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert "a.bin" not in files(tmp_path)
     assert download_file(f"{server.url}/ok/a.bin", directory=tmp_path).read_bytes() == BODY
 
 
