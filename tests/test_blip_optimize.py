@@ -223,7 +223,7 @@ optimize({str(folder)!r}, easy_vqa_calibration(10))
     assert killed.returncode == -signal.SIGKILL
     assert {path.name for path in folder.glob("*_int8.xml")} == {QUANTIZED[0]}
     with pytest.raises(FileNotFoundError, match=r"text_encoder_int8\.xml is missing"):
-        OVBlipModel.from_pretrained(folder, "CPU")
+        OVBlipModel.from_pretrained(folder, "CPU", "INT8")
     OVBlipModel.from_pretrained(folder, "CPU", "FP16")
     optimize(folder, easy_vqa_calibration(10))
     OVBlipModel.from_pretrained(folder, "CPU", "INT8")

@@ -315,7 +315,7 @@ def test_quantization_killed_at_any_moment_gives_right_answers_or_an_error_and_a
         says_right_or_refuses(folder, {"INT8": [right[1, "INT8"]], None: [right[1, "FP16"], right[1, "INT8"]]})
         assert equal(says(folder, "FP16"), right[1, "FP16"])
         writer.succeeds("optimize", folder)
-        assert equal(says(folder, None), right[1, "INT8"])
+        assert equal(says(folder, "INT8"), right[1, "INT8"])
         assert is_clean(folder)
     assert killed >= KILLS // 2
 
