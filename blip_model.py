@@ -66,10 +66,11 @@ class EncodedImages:
         """The text encoder's outputs by name, for checked texts [k·B, T] of which k each are about one image."""
         with self._turn:
             if self._request is None:
-                self._request = self.text_encoder.create_infer_request()
+                request = self.text_encoder.create_infer_request()
                 image_mask = np.ones(self.image_embeds.shape[:2], np.int64)
-                self._request.set_tensor("encoder_hidden_states", ov.Tensor(self.image_embeds, shared_memory=True))
-                self._request.set_tensor("encoder_attention_mask", ov.Tensor(image_mask))
+                request.set_tensor("encoder_hidden_states", ov.Tensor(self.image_embeds, shared_memory=True))
+                request.set_tensor("encoder_attention_mask", ov.Tensor(image_mask))
+                self._request = request  # not before it has its tensors: an interrupt may come between
             return self._request.infer(
                 {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}, share_inputs=True
             )
