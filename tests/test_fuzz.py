@@ -59,8 +59,7 @@ def damaged_files(draw) -> bytes:
 def is_image_or_refused(source) -> Image.Image | None:
     try:
         image = load_image(source)
-    except ValueError as error:
-        assert str(error)
+    except ValueError:
         return None
     assert image.mode == "RGB"
     assert image.width > 0
@@ -113,8 +112,7 @@ def test_arrays_of_pixels_are_read_or_refused(array, is_turned):
 def a_result_or_refused(check, *arguments):
     try:
         return check(*arguments)
-    except ValueError as error:
-        assert str(error)
+    except ValueError:
         return None
 
 
