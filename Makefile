@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 
 run demo: export BLIP_MODEL ?= models/blip-easy-vqa
 
-.PHONY: run test demo notebook lint
+.PHONY: run test demo notebook lint bench
 
 run: $(VENV)/installed
 	$(BIN)/python run_notebooks.py
@@ -20,6 +20,9 @@ demo: $(VENV)/installed
 	$(BIN)/python blip_convert.py $(BLIP_MODEL:%/=%)
 	$(BIN)/python blip_demo.py build/$(notdir $(BLIP_MODEL:%/=%))
 
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks.bench $(ARGS)
+
 notebook: $(VENV)/installed
 	$(BIN)/jupyter lab 233-blip-convert.ipynb
 
@@ -28,6 +31,10 @@ $(VENV)/installed: requirements.txt
 	$(BIN)/python -m pip install -r requirements.txt
 	touch $@
 
-$(VENV)/installed-test: $(VENV)/installed requirements-test.txt
+$(VENV)/installed-bench: $(VENV)/installed requirements-bench.txt
+	$(BIN)/python -m pip install -r requirements-bench.txt
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed-bench requirements-test.txt
 	$(BIN)/python -m pip install -r requirements-test.txt
 	touch $@

@@ -16,12 +16,19 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import BlipProcessor, PreTrainedModel
 
-from blip_files import TEXT_DECODER, TEXT_ENCODER, VISION_MODEL, ensure_ir, staging
+from blip_files import (
+    CHECKSUMS,
+    CONVERTER_VERSION,
+    TEXT_DECODER,
+    TEXT_ENCODER,
+    VISION_MODEL,
+    checksum_line,
+    ensure_ir,
+    staging,
+    writing,
+)
 from blip_stateful import keep_cache, keep_projections
 from blip_torch import checkpoint_digest, load_checkpoint
-
-CONVERTER_VERSION = "2"
-"""Goes into every IR. Raise it whenever the graphs below change, so that IRs of the old shape are made anew."""
 
 
 class VisionModel(nn.Module):
@@ -271,7 +278,10 @@ def conversion_stamp(model: PreTrainedModel) -> dict[str, str]:
 
 
 def save_settings(model: PreTrainedModel, processor: BlipProcessor, folder: Path, stamp: dict[str, str]) -> None:
-    """Save what running needs beside the IRs: configuration with their stamp, generation configuration, processor."""
+    """Save what running needs beside the IRs: configuration with their stamp, generation configuration, processor.
+
+    And the checksums of all these files.
+    """
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
     config.openvino_checkpoint, config.openvino_converter = stamp["checkpoint"], stamp["converter"]
@@ -280,6 +290,8 @@ def save_settings(model: PreTrainedModel, processor: BlipProcessor, folder: Path
         if hasattr(model, "text_decoder"):
             model.text_decoder.generation_config.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
+        checksums = "".join(f"{checksum_line(file)}\n" for file in sorted(unfinished.iterdir()))
+        (unfinished / CHECKSUMS).write_text(checksums)
         for file in unfinished.iterdir():
             file.replace(folder / file.name)
 
@@ -289,15 +301,19 @@ def convert(model: PreTrainedModel, processor: BlipProcessor, folder: str | Path
 
     A captioning checkpoint has no text encoder, a retrieval one no text decoder. IRs that were made from the same
     weights by this converter are reused. Returns the folder.
+
+    Raises:
+        OSError: the folder cannot be written to.
     """
     folder, stamp = Path(folder), conversion_stamp(model)
-    save_settings(model, processor, folder, stamp)
-    ensure_ir(folder / VISION_MODEL, stamp, lambda: convert_vision_model(model.vision_model))
-    if hasattr(model, "text_encoder"):
-        itm_head = getattr(model, "itm_head", None)
-        ensure_ir(folder / TEXT_ENCODER, stamp, lambda: convert_text_encoder(model.text_encoder, itm_head))
-    if hasattr(model, "text_decoder"):
-        ensure_ir(folder / TEXT_DECODER, stamp, lambda: convert_text_decoder(model.text_decoder))
+    with writing(folder):
+        save_settings(model, processor, folder, stamp)
+        ensure_ir(folder / VISION_MODEL, stamp, lambda: convert_vision_model(model.vision_model))
+        if hasattr(model, "text_encoder"):
+            itm_head = getattr(model, "itm_head", None)
+            ensure_ir(folder / TEXT_ENCODER, stamp, lambda: convert_text_encoder(model.text_encoder, itm_head))
+        if hasattr(model, "text_decoder"):
+            ensure_ir(folder / TEXT_DECODER, stamp, lambda: convert_text_decoder(model.text_decoder))
     return folder
 
 
@@ -308,7 +324,8 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.output or default_folder(arguments.model)
     model = load_checkpoint(arguments.model)
-    print(f"{convert(model, BlipProcessor.from_pretrained(arguments.model), folder)} is ready")
+    processor = BlipProcessor.from_pretrained(arguments.model, trust_remote_code=False)
+    print(f"{convert(model, processor, folder)} is ready")
 
 
 def default_folder(model_id: str | Path) -> Path:

@@ -1,5 +1,9 @@
 """The text decoder at run time: one step over the compiled stateful model, and `generate` of transformers around it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock, get_ident
+
 import numpy as np
 import openvino as ov
 import torch
@@ -24,7 +28,8 @@ HARMLESS_SETTINGS = {
 class DecoderState:
     """One generation in progress: an infer request, whose state holds the KV cache, and how far it has come.
 
-    It is what `generate` keeps as `past_key_values`. Every generation has its own, so several may run at once.
+    It is what `generate` keeps as `past_key_values`. Steps of two generations of one model must not alternate (see
+    `OVTextDecoder`).
     """
 
     is_compileable = False
@@ -160,6 +165,7 @@ class OVTextDecoder(PreTrainedModel, GenerationMixin):
     ):
         super().__init__(config)
         self.text_decoder = text_decoder
+        self._turn, self._generating = Lock(), None
         if generation_config is not None:
             self.generation_config = generation_config
 
@@ -203,10 +209,26 @@ class OVTextDecoder(PreTrainedModel, GenerationMixin):
             and self.generation_config.to_diff_dict().keys() <= HARMLESS_SETTINGS
             and not (input_ids == settings["pad_token_id"]).any()
         )
-        if not plain:
-            return super().generate(input_ids=input_ids, **generate_kwargs)
-        state = DecoderState(self.text_decoder, *(generate_kwargs[name] for name in ENCODER_TENSORS))
-        return torch.from_numpy(greedy_search(state, input_ids.numpy(), **settings))
+        with self._take_turn():
+            if not plain:
+                return super().generate(input_ids=input_ids, **generate_kwargs)
+            state = DecoderState(self.text_decoder, *(generate_kwargs[name] for name in ENCODER_TENSORS))
+            return torch.from_numpy(greedy_search(state, input_ids.numpy(), **settings))
+
+    @contextmanager
+    def _take_turn(self) -> Iterator[None]:
+        """Let one generation run at a time: OpenVINO's CPU plugin (2026.4) mixes up the states of requests of one model
+        whose texts, images or rows differ in number when their steps alternate, with wrong results or a crash.
+        """
+        # Both, since an interrupt may free the lock before it comes to the name of its holder.
+        if self._turn.locked() and self._generating == get_ident():
+            raise RuntimeError("a streamer or criterion called generate of the model that called it: wait for the end")
+        with self._turn:
+            self._generating = get_ident()
+            try:
+                yield
+            finally:
+                self._generating = None
 
     def _prepare_cache_for_generation(self, *args, **kwargs) -> None:
         """The cache is the infer request's state: nothing to allocate."""

@@ -1,24 +1,38 @@
 """The files of a converted model: their names and stamps, saved so that none is ever half there, read with care.
 
 A converted folder holds `config.json`, `generation_config.json`, the processor's files and the IRs. Every IR carries
-the digest of the checkpoint it came from and the version of the converter that made it.
+the digest of the checkpoint it came from and the version of the converter that made it. What is read is checked first,
+so that a damaged file gives an error and never a wrong answer: an IR against its seal, the settings against
+`checksums.sha256`.
 """
 
+import hashlib
 import shutil
 import tempfile
-import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import openvino as ov
+from filelock import FileLock, Timeout
 from transformers import BlipConfig
+
+CONVERTER_VERSION = "3"
+"""Goes into every IR. Raise it whenever the graphs of `blip_convert` change, so that IRs of the old shape are made anew
+and not run."""
+
+OPTIMIZER_VERSION = "3"
+"""Goes into every quantized IR. Raise it whenever the functions of `blip_optimize` change what they make."""
 
 VISION_MODEL = "blip_vision_model.xml"
 TEXT_ENCODER = "blip_text_encoder.xml"
 TEXT_DECODER = "blip_text_decoder_with_past.xml"
 
 PART_LABELS = {VISION_MODEL: "vision model", TEXT_ENCODER: "text encoder", TEXT_DECODER: "text decoder"}
+
+CHECKSUMS = "checksums.sha256"
+"""Of the settings: the files beside the IRs. `sha256sum --check` reads it too."""
 
 PARTS_OF_ARCHITECTURE = {
     "BlipForQuestionAnswering": (VISION_MODEL, TEXT_ENCODER, TEXT_DECODER),
@@ -69,32 +83,102 @@ def weight_sizes(folder: Path, precisions: Sequence[str]) -> dict[str, dict[str,
 
 
 @contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Be the only writer of `folder`, which is made when missing; another one is waited for, and a line says so.
+
+    What a killed process left half done there is removed first. The operating system frees a killed process's lock.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"{folder}: another process is writing there, waiting for it to finish")
+        lock.acquire()
+    try:
+        for leftover in folder.glob(".unfinished-*"):
+            shutil.rmtree(leftover)
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
 def staging(folder: Path) -> Iterator[Path]:
     """A temporary folder beside the files it is to replace: what is moved out of it is whole, the rest is removed.
 
-    A process that is killed leaves it behind; one from over an hour ago is cleared away here.
+    Raises:
+        OSError: something cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".unfinished-*"):
-        if time.time() - leftover.stat().st_mtime > 3600:
-            shutil.rmtree(leftover, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as name:
-        yield Path(name)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as name:
+            yield Path(name)
+    except Exception as error:  # of a full disk OpenVINO makes a RuntimeError, tokenizers a plain Exception
+        free = shutil.disk_usage(folder).free / 1e6
+        raise OSError(f"cannot save in {folder} ({free:.0f} MB are free there): {error}") from error
+
+
+def seal(path: Path, xml: bytes) -> bytes:
+    """The last line of the .xml at `path`, an XML comment: a CRC-32 of its name, of `xml` before it and of the .bin.
+
+    One number over all three, so that none of them goes with others. CRC-32 finds every flipped byte and is the
+    fastest checksum of the standard library without hardware support: 0.6 s for a GB.
+    """
+    checksum = zlib.crc32(xml, zlib.crc32(path.name.encode()))
+    with path.with_suffix(".bin").open("rb") as weights:
+        while chunk := weights.read(1 << 20):
+            checksum = zlib.crc32(chunk, checksum)
+    return b"<!-- CRC-32 of name, text above and .bin: %08x -->\n" % checksum
 
 
 def save_ir(model: ov.Model, path: Path, stamp: dict[str, str]) -> None:
-    """Save `model` at `path` (.xml, and .bin beside it) with float weights in FP16, and `stamp` in its runtime info.
+    """Save `model` at `path` (.xml, and .bin beside it) with float weights in FP16, a stamp and a seal.
 
-    An IR that was there stays whole until the new one is. Its .xml goes first and comes back last, so that one writer
-    at a time never leaves an .xml beside another model's .bin.
+    `stamp` goes into its runtime info. An IR that was there stays whole until the new one is. Its .xml goes first and
+    comes back last, so that a process killed in between leaves no .xml beside another model's .bin.
+
+    Raises:
+        OSError: it cannot be written; what was there is still there.
     """
     for key, value in stamp.items():
         model.set_rt_info(value, ["blip", key])
     with staging(path.parent) as folder:
-        ov.save_model(model, folder / path.name, compress_to_fp16=True)
+        staged = folder / path.name
+        ov.save_model(model, staged, compress_to_fp16=True)
+        with staged.open("r+b") as file:
+            file.write(seal(staged, file.read()))
         path.unlink(missing_ok=True)
         for suffix in (".bin", ".xml"):
-            (folder / path.name).with_suffix(suffix).replace(path.with_suffix(suffix))
+            staged.with_suffix(suffix).replace(path.with_suffix(suffix))
+
+
+def read_ir(core: ov.Core, path: Path) -> ov.Model:
+    """Read the IR that `save_ir` saved at `path`.
+
+    Raises:
+        OSError: a file is missing or may not be read.
+        ValueError: a file is damaged, renamed or of another IR, or was replaced meanwhile.
+    """
+
+    def identities() -> list[tuple[int, int]]:
+        stats = (path.stat(), path.with_suffix(".bin").stat())
+        return [(stat.st_ino, stat.st_mtime_ns) for stat in stats]
+
+    before, content = identities(), path.read_bytes()
+    end = content.rfind(b"\n", 0, -1) + 1
+    if content[end:] != seal(path, content[:end]):
+        raise ValueError(f"{path} or its .bin is damaged, renamed or of another IR")
+    try:
+        model = core.read_model(path)
+    except RuntimeError as error:
+        raise ValueError(f"{path} cannot be read by OpenVINO {ov.__version__}") from error
+    if identities() != before:
+        raise ValueError(f"{path} was replaced while it was read")
+    return model
 
 
 def read_stamp(model: ov.Model) -> dict[str, str]:
@@ -107,9 +191,9 @@ def why_stale(path: Path, stamp: dict[str, str]) -> str | None:
     if not path.exists():
         return "there is none yet"
     try:
-        found = read_stamp(ov.Core().read_model(path))
-    except RuntimeError:
-        return "the one there cannot be read"
+        found = read_stamp(read_ir(ov.Core(), path))
+    except (OSError, ValueError) as error:
+        return f"the one there cannot be read ({error})"
     differing = [f"{key} {found.get(key, 'unknown')}" for key, value in stamp.items() if found.get(key) != value]
     return f"the one there has {', '.join(differing)}" if differing else None
 
@@ -124,41 +208,64 @@ def ensure_ir(path: Path, stamp: dict[str, str], make_model: Callable[[], ov.Mod
     save_ir(make_model(), path, stamp)
 
 
+def checksum_line(path: Path) -> str:
+    """A file's SHA-256 and name, as `sha256sum` prints them."""
+    return f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}"
+
+
 def load_config(folder: Path) -> BlipConfig:
-    """The configuration of a converted folder.
+    """The configuration of a converted folder whose settings are as they were saved.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is a PyTorch checkpoint's.
+        ValueError: it is a PyTorch checkpoint's or another converter version's, or a settings file is damaged.
     """
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"{folder} is no converted BLIP model (no config.json): make one with blip_convert.py")
+    if not (folder / CHECKSUMS).exists():
+        raise ValueError(
+            f"{folder} is a PyTorch checkpoint or not wholly converted (no {CHECKSUMS}): "
+            f"run python blip_convert.py CHECKPOINT and load what that makes"
+        )
+    again = f"run python blip_convert.py CHECKPOINT --output {folder}"
+    lines = (folder / CHECKSUMS).read_text(errors="replace").removesuffix("\n").split("\n")
+    names = [line[66:] for line in lines]  # after 64 digits and two spaces
+    for line, name in zip(lines, names, strict=True):
+        if not (folder / name).is_file() or checksum_line(folder / name) != line:
+            raise ValueError(f"{folder / name} is missing or not as it was saved, going by {CHECKSUMS}: {again}")
+    if "config.json" not in names:
+        raise ValueError(f"{folder / CHECKSUMS} is damaged, it lacks config.json: {again}")
     config = BlipConfig.from_pretrained(folder)
-    if not hasattr(config, "openvino_checkpoint"):
-        raise ValueError(f"{folder} is not converted: run python blip_convert.py {folder} and load what that makes")
+    if config.openvino_converter != CONVERTER_VERSION:
+        raise ValueError(
+            f"{folder} was made by converter version {config.openvino_converter}, this is {CONVERTER_VERSION}: {again}"
+        )
     return config
 
 
 def read_part(core: ov.Core, path: Path, config: BlipConfig) -> ov.Model:
-    """Read the IR at `path`, made sure to be of the checkpoint and the converter version that `config` names.
+    """Read the IR at `path`, made sure to be whole, of the checkpoint that `config` names and of these versions.
 
     Raises:
         FileNotFoundError: it is missing.
-        ValueError: it is of another checkpoint or converter version, or cannot be read.
+        ValueError: it is damaged, or of another checkpoint, converter or optimizer version.
     """
+    wanted = {"checkpoint": config.openvino_checkpoint, "converter": config.openvino_converter}
     if path.name in PARTS_OF_ARCHITECTURE["BlipForQuestionAnswering"]:
         again = f"run python blip_convert.py CHECKPOINT --output {path.parent}"
     else:
         again = f"run python blip_optimize.py {path.parent}" + " --weights int4" * path.stem.endswith("_int4")
+        wanted["optimizer"] = OPTIMIZER_VERSION
     for file in (path, path.with_suffix(".bin")):
         if not file.exists():
             raise FileNotFoundError(f"{file} is missing: {again}")
     try:
-        model = core.read_model(path)
-    except RuntimeError as error:
-        raise ValueError(f"{path} cannot be read: {again}") from error
+        model = read_ir(core, path)
+    except ValueError as error:
+        raise ValueError(f"{error}: {again}") from error
     found = read_stamp(model)
-    for key, wanted in (("checkpoint", config.openvino_checkpoint), ("converter", config.openvino_converter)):
-        if found.get(key) != wanted:
-            raise ValueError(f"{path} was made from {key} {found.get(key)}, but config.json from {wanted}: {again}")
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            where = "this is" if key == "optimizer" else "config.json from"
+            raise ValueError(f"{path} was made from {key} {found.get(key)}, but {where} {value}: {again}")
     return model

@@ -17,6 +17,7 @@ from transformers import BlipConfig, GenerationConfig, PreTrainedModel
 
 from blip_arguments import DEFAULT_NEW_TOKENS, check_generate_arguments
 from blip_decoder import OVTextDecoder, text_decoder_forward
+from blip_device import compile_part, default_precision
 from blip_files import (
     PARTS_OF_ARCHITECTURE,
     TEXT_DECODER,
@@ -29,20 +30,6 @@ from blip_files import (
 from blip_inputs import check_batch, check_device, check_pixels, check_text
 
 __all__ = ["EncodedImages", "OVBlipModel", "text_decoder_forward"]
-
-
-def compile_properties(core: ov.Core, device: str, part: str, quantized: bool) -> dict[str, str]:
-    """What a part is compiled with unless the caller says otherwise: all that depends on the processor is chosen here.
-
-    A CPU that computes in bf16 by default (AMX) does so in every part but a decoder whose weights are compressed:
-    reading them is most of a step, and float32 with dynamically quantized activations took 12 ms there where bf16 took
-    16 (BLIP base, two cores of an Emerald Rapids Xeon).
-    """
-    is_cpu = device == "CPU" or (device == "AUTO" and core.available_devices == ["CPU"])
-    if is_cpu and part == TEXT_DECODER and quantized:
-        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        return {"INFERENCE_PRECISION_HINT": "f32"} if "BF16" in capabilities else {}
-    return {}
 
 
 class EncodedImages:
@@ -124,8 +111,9 @@ class OVBlipModel:
             folder: has the IRs, `config.json` and `generation_config.json`.
             device: as OpenVINO names it: `CPU`, `GPU`, `AUTO`, ...
             precision: "FP16", "INT8", or "INT4" (the decoder's weights; the rest is INT8); the default is "INT8" where
-                `blip_optimize` has made it, else "FP16".
-            ov_config: more OpenVINO properties for compilation, such as `{"INFERENCE_PRECISION_HINT": "f32"}`.
+                `blip_optimize` has made it and the processor gains by it, else "FP16".
+            ov_config: more OpenVINO properties for compilation, such as `{"INFERENCE_PRECISION_HINT": "f32"}`, or
+                `{"PERFORMANCE_HINT": "THROUGHPUT"}` to encode several images at once, each a little slower.
 
         Raises:
             FileNotFoundError: the folder or a part of it is missing.
@@ -134,12 +122,12 @@ class OVBlipModel:
         core, folder = ov.Core(), Path(folder)
         check_device(core, device)
         config = load_config(folder)
-        files = part_files(folder, PARTS_OF_ARCHITECTURE[config.architectures[0]], precision)
+        files = part_files(
+            folder, PARTS_OF_ARCHITECTURE[config.architectures[0]], precision or default_precision(core, device)
+        )
         models = {part: read_part(core, folder / file, config) for part, file in files.items()}
         compiled = {
-            part: core.compile_model(
-                model, device, compile_properties(core, device, part, files[part] != part) | dict(ov_config or {})
-            )
+            part: compile_part(core, model, device, part, files[part] != part, ov_config or {})
             for part, model in models.items()
         }
         text_decoder = None

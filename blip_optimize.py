@@ -20,6 +20,7 @@ from transformers import BlipProcessor
 
 from blip_accuracy import CALIBRATION, vqa_v2_samples
 from blip_files import (
+    OPTIMIZER_VERSION,
     PARTS_OF_ARCHITECTURE,
     TEXT_DECODER,
     TEXT_ENCODER,
@@ -28,12 +29,10 @@ from blip_files import (
     load_config,
     quantized_name,
     read_part,
+    writing,
 )
 from blip_stateful import keep_projections, release_projections
 from easy_vqa_data import load_questions
-
-OPTIMIZER_VERSION = "2"
-"""Goes into every quantized IR. Raise it whenever the functions below change what they make."""
 
 SAMPLES = 300
 SEED = 42
@@ -145,30 +144,33 @@ def optimize(folder: str | Path, dataset: datasets.Dataset, weights: str = "int8
 
     Raises:
         FileNotFoundError, ValueError: the folder is not a converted model, or a part of it is missing or damaged.
+        OSError: the folder cannot be written to.
     """
     folder, core = Path(folder), ov.Core()
     config = load_config(folder)
-    parts = {part: read_part(core, folder / part, config) for part in PARTS_OF_ARCHITECTURE[config.architectures[0]]}
     source = {
         "checkpoint": config.openvino_checkpoint,
         "converter": config.openvino_converter,
         "optimizer": OPTIMIZER_VERSION,
     }
-
-    @cache
-    def calibrated() -> CalibrationInputs:
-        return calibration_inputs(dataset, BlipProcessor.from_pretrained(folder), parts[VISION_MODEL])
-
-    make = {
-        VISION_MODEL: lambda: quantize(parts[VISION_MODEL], calibrated().pixel_values),
-        TEXT_ENCODER: lambda: quantize(parts[TEXT_ENCODER], calibrated().questions),
-    }
     stamp = source | {"calibration": dataset_digest(dataset)}
-    for part in (part for part in make if part in parts):
-        ensure_ir(folder / quantized_name(part), stamp, make[part])
-    if TEXT_DECODER in parts:
-        path = folder / quantized_name(TEXT_DECODER, weights)
-        ensure_ir(path, source, lambda: compress_decoder(parts[TEXT_DECODER], weights))
+    with writing(folder):
+        names = PARTS_OF_ARCHITECTURE[config.architectures[0]]
+        parts = {part: read_part(core, folder / part, config) for part in names}
+
+        @cache
+        def calibrated() -> CalibrationInputs:
+            return calibration_inputs(dataset, BlipProcessor.from_pretrained(folder), parts[VISION_MODEL])
+
+        make = {
+            VISION_MODEL: lambda: quantize(parts[VISION_MODEL], calibrated().pixel_values),
+            TEXT_ENCODER: lambda: quantize(parts[TEXT_ENCODER], calibrated().questions),
+        }
+        for part in (part for part in make if part in parts):
+            ensure_ir(folder / quantized_name(part), stamp, make[part])
+        if TEXT_DECODER in parts:
+            path = folder / quantized_name(TEXT_DECODER, weights)
+            ensure_ir(path, source, lambda: compress_decoder(parts[TEXT_DECODER], weights))
     return folder
 
 

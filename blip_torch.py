@@ -6,8 +6,10 @@ What is converted comes from here, and what OpenVINO says is compared with it.
 import hashlib
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -30,14 +32,19 @@ def load_checkpoint(model_id: str | Path) -> PreTrainedModel:
         model_id: name on the Hugging Face Hub or a local folder.
 
     Raises:
-        ValueError: the checkpoint is not a BLIP model that can be converted.
-        OSError: it is not found, or has no safetensors weights (pickled ones are not loaded: they can run code).
+        ValueError: the checkpoint is not a BLIP model that can be converted, or needs code of its own to be read.
+        OSError: it is not found, damaged, or has no safetensors weights: pickled ones can run code.
     """
-    config = AutoConfig.from_pretrained(model_id)
+    config = AutoConfig.from_pretrained(model_id, trust_remote_code=False)  # unset, it asks on standard input
     names = config.architectures or [f"a {config.model_type!r} model of unnamed architecture"]
     if names[0] not in ARCHITECTURES:
         raise ValueError(f"{model_id} is {names[0]}; only these are converted: {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[names[0]].from_pretrained(model_id, use_safetensors=True, dtype=torch.float32).eval()
+    try:
+        return ARCHITECTURES[names[0]].from_pretrained(model_id, use_safetensors=True, dtype=torch.float32).eval()
+    except (SafetensorError, UnpicklingError) as error:
+        raise OSError(
+            f"the weights of {model_id} are damaged or no safetensors: get model.safetensors again ({error})"
+        ) from error
 
 
 def checkpoint_digest(model: PreTrainedModel) -> str:

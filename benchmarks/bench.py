@@ -1,107 +1,72 @@
-"""PyTorch, FP16, INT8 and INT4 at BLIP-base size, all in one run and taking turns.
+"""PyTorch, the published recipe, ONNX Runtime and this project at BLIP-base size, all in one run and taking turns.
 
-    python benchmarks/bench.py [--rounds 20]
+    make bench ARGS="--quick"            # or python -m benchmarks.bench
+    make bench ARGS="--isa AVX2 --keep"  # as on a processor that has no more
 
-Speed does not depend on what the weights are, so they are random. Results go to `build/bench.json`, with the machine
-and the versions they were measured on; `--keep` also files them in `benchmarks/results/`.
+Results go to `build/bench.json`, with the machine and the versions they were measured on; `--keep` also files them in
+`benchmarks/results/`, where `benchmarks/report.py` takes the README's table from.
 """
 
 import argparse
 import datetime
 import json
+import os
 import platform
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from transformers import BertTokenizerFast, BlipConfig, BlipForQuestionAnswering, BlipImageProcessorPil, BlipProcessor
+from transformers import BlipConfig
+
+from benchmarks.checkpoint import blip_base, blip_processor
+from benchmarks.fresh import fresh_runs
+from benchmarks.limits import Tokens, limits, measure
+from benchmarks.prepare import MAKERS, prepare, sizes
+from benchmarks.report import RESULTS, file_name, results_table
+from benchmarks.sides import BASELINE, CACHING, EXACT, SIDES, Side, load_side
+from benchmarks.workloads import (
+    ANSWER_TOKENS,
+    BEAMS,
+    CAPTION_TOKENS,
+    Inputs,
+    Timed,
+    part_seconds,
+    take_turns,
+    workloads,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.report import RESULTS, results_table  # noqa: E402
-from blip_convert import convert  # noqa: E402
-from blip_files import weight_sizes  # noqa: E402
-from blip_model import OVBlipModel  # noqa: E402
-from blip_optimize import easy_vqa_calibration, optimize  # noqa: E402
-from blip_torch import generate_caption  # noqa: E402
-from utils import time_interleaved  # noqa: E402
-
 FOLDER = ROOT / "build" / "blip-base-random"
-PRECISIONS = ("FP16", "INT8", "INT4")
-QUESTION_TOKENS, ANSWER_TOKENS, CAPTION_TOKENS = 10, 3, 12
-CALIBRATION_SAMPLES = 16  # enough for speed and size, which do not depend on the ranges found
+
+ISA_LIMITS = {
+    "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
+    "AVX512_CORE_VNNI": {
+        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX512",
+        "ATEN_CPU_CAPABILITY": "avx512",
+    },
+}
+"""What holds OpenVINO's and PyTorch's products back to older instructions. ONNX Runtime knows no such limit."""
 
 
-def blip_base(seed: int = 0) -> BlipForQuestionAnswering:
-    """BLIP base with random weights: 384 pixels, 12 + 12 + 12 layers, hidden size 768, 361 M parameters."""
-    torch.manual_seed(seed)
-    vision = {"image_size": 384, "initializer_range": 0.02}
-    text = {
-        "vocab_size": 30524,
-        "encoder_hidden_size": 768,
-        "num_attention_heads": 12,
-        "bos_token_id": 30522,
-        "sep_token_id": 102,
-    }
-    return BlipForQuestionAnswering(BlipConfig(vision_config=vision, text_config=text)).eval()
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: rounds of a workload at least, seconds for more of them, likewise for the batch, which is
+    run cold; rounds of fresh processes; images in the batch."""
+
+    rounds: int
+    seconds: float
+    batch_seconds: float
+    fresh_rounds: int
+    batch: int
 
 
-def blip_processor(words: str = "how many dogs are in the picture ? what color is shape") -> BlipProcessor:
-    """A processor of BLIP's image size and vocabulary size, whose tokenizer knows `words` and no others."""
-    tokens = [f"[unused{index}]" for index in range(30522)]
-    tokens[0], tokens[100:104] = "[PAD]", ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokens[2000 : 2000 + len(words.split())] = words.split()
-    tokenizer = BertTokenizerFast(
-        vocab={token: index for index, token in enumerate([*tokens, "[DEC]", "[ENC]"])},
-        bos_token="[DEC]",
-        additional_special_tokens=["[ENC]"],
-        model_max_length=512,
-    )
-    return BlipProcessor(BlipImageProcessorPil(size={"height": 384, "width": 384}), tokenizer)
-
-
-def prepare(model: BlipForQuestionAnswering) -> dict[str, OVBlipModel]:
-    """Convert and quantize `model` where that is not done yet, and load it at every precision."""
-    convert(model, blip_processor(), FOLDER)
-    dataset = easy_vqa_calibration(CALIBRATION_SAMPLES)
-    for weights in ("int8", "int4"):
-        optimize(FOLDER, dataset, weights)
-    return {precision: OVBlipModel.from_pretrained(FOLDER, "CPU", precision) for precision in PRECISIONS}
-
-
-def workloads(model: BlipForQuestionAnswering, ours: dict[str, OVBlipModel]) -> dict[str, dict[str, Callable]]:
-    """Task -> side -> what to time: the vision model, an answer and a caption of fixed lengths, batch 1.
-
-    "answer again" is another question about an image that was asked about before; PyTorch's `generate` starts anew.
-    """
-    pixel_values = torch.randn(1, 3, 384, 384, generator=torch.Generator().manual_seed(0))
-    input_ids = torch.arange(2000, 2000 + QUESTION_TOKENS)[None]
-    question = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
-    other = question | {"input_ids": input_ids + QUESTION_TOKENS}
-    answer = {"min_new_tokens": ANSWER_TOKENS, "max_new_tokens": ANSWER_TOKENS}
-    caption = {"min_new_tokens": CAPTION_TOKENS, "max_new_tokens": CAPTION_TOKENS}
-
-    @torch.inference_mode()
-    def torch_vision() -> torch.Tensor:
-        return model.vision_model(pixel_values).last_hidden_state
-
-    tasks: dict[str, dict[str, Callable]] = {
-        "vision": {"PyTorch": torch_vision},
-        "answer": {"PyTorch": lambda: model.generate(**question, pixel_values=pixel_values, **answer)},
-        "answer again": {"PyTorch": lambda: model.generate(**other, pixel_values=pixel_values, **answer)},
-        "caption": {"PyTorch": lambda: generate_caption(model, pixel_values, **caption)},
-    }
-    for name, each in ours.items():
-        tasks["vision"][name] = lambda each=each: each.vision_model(pixel_values.numpy())
-        images = each.encode_images(pixel_values)
-        each.generate_answer(images, **question, **answer)
-        tasks["answer"][name] = lambda each=each: each.generate_answer(pixel_values, **question, **answer)
-        tasks["answer again"][name] = lambda each=each, images=images: each.generate_answer(images, **other, **answer)
-        tasks["caption"][name] = lambda each=each: each.generate_caption(pixel_values, **caption)
-    return tasks
+FULL = Effort(rounds=4, seconds=40, batch_seconds=300, fresh_rounds=2, batch=32)
+QUICK = Effort(rounds=1, seconds=0, batch_seconds=0, fresh_rounds=0, batch=2)
 
 
 def machine() -> dict[str, object]:
@@ -111,45 +76,120 @@ def machine() -> dict[str, object]:
     fields = {key.strip(): value.strip() for key, value in fields.items()}
     flags = set(fields.get("flags", "").split())
     wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-    packages = ("torch", "transformers", "openvino", "nncf")
     return {
         "cpu": f"{fields.get('model name', platform.processor())}, family {fields.get('cpu family')} model "
         f"{fields.get('model')} stepping {fields.get('stepping')}",
         "cores": torch.get_num_threads(),
         "isa": [flag for flag in wanted if flag in flags],
+        "isa_limit": os.environ.get("ONEDNN_MAX_CPU_ISA"),
         "system": platform.platform(),
-        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in MAKERS},
     }
+
+
+def sides_here(about: Mapping[str, object]) -> tuple[str, ...]:
+    """The sides that make sense on a machine: PyTorch in bf16 only where there are instructions for it."""
+    has_bf16 = "avx512_bf16" in about["isa"] and not about["isa_limit"]
+    return tuple(side for side in SIDES if has_bf16 or side != "PyTorch bf16")
+
+
+def processor_ticks() -> list[int]:
+    """Ticks of all cores since the machine started: user, nice, system, idle, iowait, irq, softirq, steal, ..."""
+    return [int(ticks) for ticks in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+
+
+def stolen_share(before: list[int], after: list[int]) -> float:
+    """Of the time between, the share in which other guests of a virtual machine's host had the cores."""
+    spent = [end - start for start, end in zip(before, after, strict=True)]
+    return spent[7] / sum(spent)
+
+
+def check_tokens(timed: Mapping[str, Timed]) -> None:
+    """Raise RuntimeError unless outputs are as long as asked for, and those of float32 sides the same."""
+    for each in timed.values():
+        each.check()
+    expected = timed[BASELINE].output
+    for side in EXACT:
+        output = timed[side].output
+        if isinstance(output, torch.Tensor) and output.dtype == torch.int64 and not torch.equal(output, expected):
+            raise RuntimeError(f"{timed[side].name}: {side} gives {output.tolist()}, {BASELINE} {expected.tolist()}")
+
+
+def run_workloads(
+    sides: Mapping[str, Side], inputs: Inputs, effort: Effort
+) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict[str, list[float]]]]:
+    """Seconds of every run by workload and side, and of the parts by part and side."""
+    timed_by_side: dict[str, dict[str, Timed]] = {side: {} for side in sides}
+    for name, workload in workloads(inputs, effort.batch).items():
+        print(f"timing {name} ...", flush=True)
+        if name == "batch":
+            timed = {side: Timed(name, workload, each) for side, each in sides.items()}
+            take_turns(timed, 1, effort.batch_seconds)
+        else:
+            for each in sides.values():
+                Timed(name, workload, each)()  # a warm-up that does not count
+            timed = {side: Timed(name, workload, each) for side, each in sides.items()}
+            take_turns(timed, effort.rounds, effort.seconds)
+        check_tokens(timed)
+        for side, each in timed.items():
+            timed_by_side[side][name] = each
+    parts = {side: part_seconds(timed) for side, timed in timed_by_side.items()}
+    seconds = {name: {side: timed_by_side[side][name].seconds for side in sides} for name in timed_by_side[BASELINE]}
+    return seconds, {part: {side: parts[side][part] for side in sides} for part in parts[BASELINE]}
+
+
+def run(effort: Effort) -> dict[str, object]:
+    """All measurements, as they are filed."""
+    about, before = machine(), processor_ticks()
+    names = sides_here(about)
+    processor = blip_processor()
+    prepare(blip_base(), processor, FOLDER)
+    load, memory = fresh_runs(names, CACHING, FOLDER, effort.fresh_rounds) if effort.fresh_rounds else ({}, {})
+    inputs = Inputs.make(processor)
+    config = BlipConfig.from_pretrained(FOLDER)
+    ceilings = measure()
+    seconds, parts = run_workloads({name: load_side(name, FOLDER) for name in names}, inputs, effort)
+    ceilings = ceilings.best(measure())
+    tokens = Tokens(inputs.question["input_ids"].shape[1], ANSWER_TOKENS, CAPTION_TOKENS, BEAMS, effort.batch)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": about,
+        "stolen": round(stolen_share(before, processor_ticks()), 4),
+        "effort": asdict(effort),
+        "tokens": asdict(tokens),
+        "seconds": rounded(seconds | load),
+        "parts": rounded(parts),
+        "memory": memory,
+        "sizes": sizes(FOLDER),
+        "ceilings": asdict(ceilings),
+        "limits": limits(config, ceilings, tokens),
+    }
+
+
+def rounded(seconds: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[str, list[float]]]:
+    """To microseconds."""
+    return {task: {side: [round(each, 6) for each in runs] for side, runs in s.items()} for task, s in seconds.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=20, help="runs of every side (default: 20)")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one round, two images a batch, nothing in fresh processes: five minutes, and noisy",
+    )
+    parser.add_argument("--isa", choices=ISA_LIMITS, help="use no newer instructions than these")
     parser.add_argument("--keep", action="store_true", help="also file the results in benchmarks/results/")
     arguments = parser.parse_args()
-    model = blip_base()
-    ours = prepare(model)
-    seconds = {}
-    for task, sides in workloads(model, ours).items():
-        print(f"timing {task} ...", flush=True)
-        seconds[task] = time_interleaved(sides, arguments.rounds)
-    results = {
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "rounds": arguments.rounds,
-        "tokens": {"question": QUESTION_TOKENS, "answer": ANSWER_TOKENS, "caption": CAPTION_TOKENS},
-        "seconds": {
-            task: {side: [round(run, 6) for run in runs] for side, runs in sides.items()}
-            for task, sides in seconds.items()
-        },
-        "sizes": weight_sizes(FOLDER, PRECISIONS),
-    }
+    if arguments.isa and not os.environ.get("ONEDNN_MAX_CPU_ISA"):  # libraries read it when they are loaded
+        environment = os.environ | ISA_LIMITS[arguments.isa]
+        command = [sys.executable, "-m", "benchmarks.bench", *sys.argv[1:]]
+        raise SystemExit(subprocess.run(command, cwd=ROOT, env=environment).returncode)
+    results = run(QUICK if arguments.quick else FULL)
     text = json.dumps(results, indent=1) + "\n"
-    files = [ROOT / "build" / "bench.json"]
+    (ROOT / "build" / "bench.json").write_text(text)
     if arguments.keep:
-        files.append(RESULTS / f"{results['date']}-{'-'.join(results['machine']['isa'][-1:]) or 'cpu'}.json")
-    for file in files:
-        file.write_text(text)
+        (RESULTS / file_name(results)).write_text(text)
     print(results_table(results))
 
 

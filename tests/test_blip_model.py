@@ -1,7 +1,6 @@
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +11,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from blip_convert import convert
 from blip_decoder import OVTextDecoder
-from blip_files import PARTS_OF_ARCHITECTURE, TEXT_DECODER, TEXT_ENCODER, VISION_MODEL
-from blip_model import OVBlipModel, compile_properties
+from blip_files import PARTS_OF_ARCHITECTURE, TEXT_ENCODER, VISION_MODEL
+from blip_model import OVBlipModel
 from blip_torch import generate_caption
 
 PARTS = PARTS_OF_ARCHITECTURE["BlipForQuestionAnswering"]
@@ -309,29 +308,6 @@ def test_threads_get_the_answers_they_would_get_alone(fp16_model, mixed_question
 def test_loading_takes_no_pytorch_weights(fp16_model, converted):
     assert not list(converted.glob("*.safetensors"))
     assert not list(fp16_model.text_decoder.parameters())
-
-
-@pytest.mark.parametrize(
-    ("device", "part", "quantized", "capabilities", "expected"),
-    [
-        ("CPU", TEXT_DECODER, True, ["FP32", "INT8", "BF16"], {"INFERENCE_PRECISION_HINT": "f32"}),
-        ("CPU", TEXT_DECODER, True, ["FP32", "INT8"], {}),
-        ("CPU", TEXT_DECODER, False, ["FP32", "BF16"], {}),
-        ("CPU", VISION_MODEL, True, ["FP32", "INT8", "BF16"], {}),
-        ("AUTO", TEXT_DECODER, True, ["FP32", "INT8", "BF16"], {"INFERENCE_PRECISION_HINT": "f32"}),
-        ("GPU", TEXT_DECODER, True, ["FP32", "BF16"], {}),
-    ],
-)
-def test_compressed_decoder_computes_in_float32_where_the_cpu_would_take_bf16(
-    device, part, quantized, capabilities, expected
-):
-    core = SimpleNamespace(get_property=lambda *names: capabilities, available_devices=["CPU"])
-    assert compile_properties(core, device, part, quantized) == expected
-
-
-def test_auto_is_left_to_choose_where_it_has_a_choice():
-    core = SimpleNamespace(get_property=lambda *names: ["BF16"], available_devices=["CPU", "GPU"])
-    assert compile_properties(core, "AUTO", TEXT_DECODER, True) == {}
 
 
 def test_properties_reach_the_cpu_through_auto_too(converted, easy_vqa, fp16_model):

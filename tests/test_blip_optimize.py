@@ -11,6 +11,7 @@ import openvino as ov
 import pytest
 from conftest import ROOT
 
+import blip_device
 import blip_optimize
 from blip_accuracy import agreement, answer_questions, caption_images, score_answers, score_captions
 from blip_files import TEXT_DECODER, TEXT_ENCODER, VISION_MODEL, quantized_name, read_stamp, weight_sizes
@@ -97,9 +98,11 @@ def test_other_calibration_data_quantizes_anew(quantized, tmp_path, capsys):
     assert said.count("reused") == 1
 
 
-def test_default_precision_is_int8_where_it_is_there(quantized, converted):
-    assert "int8" in loaded_files(quantized)[0]
-    assert "int8" not in loaded_files(converted)[0]
+def test_default_precision_is_int8_where_it_is_there_and_gains_time(quantized, converted, monkeypatch):
+    for gains in (True, False):
+        monkeypatch.setattr(blip_device, "has_int8_products", lambda features, gains=gains: gains)
+        assert ("int8" in loaded_files(quantized)[0]) == gains
+        assert "int8" not in loaded_files(converted)[0]
 
 
 def loaded_files(folder) -> list[str]:
@@ -120,7 +123,7 @@ def test_missing_int8_part_says_how_to_make_it(quantized, converted, tmp_path):
     folder = shutil.copytree(quantized, tmp_path / "copy")
     (folder / QUANTIZED[1]).unlink()
     with pytest.raises(FileNotFoundError, match=r"text_encoder_int8.xml is missing: run python blip_optimize\.py"):
-        OVBlipModel.from_pretrained(folder, "CPU")
+        OVBlipModel.from_pretrained(folder, "CPU", "INT8")
     with pytest.raises(FileNotFoundError, match=r"vision_model_int8.xml is missing: run python blip_optimize\.py"):
         OVBlipModel.from_pretrained(converted, "CPU", "INT8")
 

@@ -1,5 +1,6 @@
 """The public functions under whatever hypothesis thinks of: a result or a ValueError, nothing else, and no crash."""
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from unicodedata import category
@@ -57,9 +58,8 @@ def damaged_files(draw) -> bytes:
 
 
 def is_image_or_refused(source) -> Image.Image | None:
-    try:
-        image = load_image(source)
-    except ValueError:
+    image = a_result_or_refused(load_image, source)
+    if image is None:
         return None
     assert image.mode == "RGB"
     assert image.width > 0
@@ -109,10 +109,13 @@ def test_arrays_of_pixels_are_read_or_refused(array, is_turned):
         assert image.size == (array.shape[1], array.shape[0])
 
 
-def a_result_or_refused(check, *arguments):
+def a_result_or_refused(check: Callable, *arguments):
+    """What `check` gives; None where it raises a ValueError that says something, and nothing else."""
     try:
         return check(*arguments)
-    except ValueError:
+    except ValueError as error:
+        if not str(error):
+            raise
         return None
 
 
@@ -153,9 +156,14 @@ def image(fp16_model, processor):
 
 
 @settings(bounded, max_examples=300)
-@given(text=st.text(st.characters(exclude_categories=()), max_size=60))
-def test_any_characters_can_be_asked(fp16_model, processor, image, text):
-    question = check_question(text)
+@given(
+    text=st.one_of(st.text(st.characters(exclude_categories=()), max_size=60), st.none(), st.integers(), st.binary())
+)
+def test_any_characters_can_be_asked_and_nothing_else(fp16_model, processor, image, text):
+    question = a_result_or_refused(check_question, text)
+    if question is None:
+        assert not isinstance(text, str)
+        return
     assert check_question(question) == question
     assert not any(category(each).startswith("C") and each not in "\t\n\r" for each in question)
     if question:

@@ -14,7 +14,7 @@ from conftest import EMBEDDED, ROOT
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
-from benchmarks.bench import blip_base, blip_processor
+from benchmarks.checkpoint import blip_base, blip_processor
 from blip_accuracy import answer_questions, caption_images, score_answers, score_captions
 from blip_convert import default_folder
 from blip_demo import example_inputs

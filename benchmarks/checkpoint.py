@@ -1,0 +1,42 @@
+"""A BLIP of base size with random weights: how fast a model runs does not depend on what its weights are."""
+
+import torch
+from transformers import BertTokenizerFast, BlipConfig, BlipForQuestionAnswering, BlipImageProcessorPil, BlipProcessor
+
+WORDS = "how many dogs are in the picture ? what color is shape"
+
+
+def blip_base_config() -> BlipConfig:
+    """384 pixels in patches of 16 (577 image tokens), 12 + 12 + 12 layers, hidden size 768, vocabulary 30,524."""
+    return BlipConfig(
+        vision_config={"image_size": 384, "initializer_range": 0.02},
+        text_config={
+            "vocab_size": 30524,
+            "encoder_hidden_size": 768,
+            "num_attention_heads": 12,
+            "bos_token_id": 30522,
+            "sep_token_id": 102,
+        },
+    )
+
+
+def blip_base(seed: int = 0) -> BlipForQuestionAnswering:
+    """BLIP base with random weights: 361 M parameters."""
+    torch.manual_seed(seed)
+    return BlipForQuestionAnswering(blip_base_config()).eval()
+
+
+def blip_processor(config: BlipConfig | None = None) -> BlipProcessor:
+    """A processor of the image and vocabulary sizes of `config` (BLIP base), whose tokenizer knows `WORDS` only."""
+    config = config or blip_base_config()
+    text, size = config.text_config, config.vision_config.image_size
+    tokens = {text.pad_token_id: "[PAD]", text.sep_token_id: "[SEP]", text.bos_token_id: "[DEC]"}
+    free = (index for index in range(text.vocab_size) if index not in tokens)
+    tokens |= {next(free): name for name in ("[UNK]", "[CLS]", "[MASK]", "[ENC]", *WORDS.split())}
+    tokenizer = BertTokenizerFast(
+        vocab={tokens.get(index, f"[unused{index}]"): index for index in range(text.vocab_size)},
+        bos_token="[DEC]",
+        additional_special_tokens=["[ENC]"],
+        model_max_length=text.max_position_embeddings,
+    )
+    return BlipProcessor(BlipImageProcessorPil(size={"height": size, "width": size}), tokenizer)

@@ -1,0 +1,289 @@
+"""How fast a part could run on this machine at best: its operations at the best measured rate of matrix products, or
+its bytes at the best measured read bandwidth, whichever takes longer. What activations move is left out.
+
+An operation is a multiplication or an addition, so a product [M, K] x [K, N] has 2·M·K·N.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino as ov
+import torch
+from openvino import opset13 as opset
+from transformers import BlipConfig
+
+ROWS, WIDTH, INNER, PAIRS = 577, 768, 3072, 4
+"""The products whose rate is measured: four of BLIP base's feed-forward pairs over an image's tokens."""
+OPERATIONS = 2 * ROWS * WIDTH * INNER * 2 * PAIRS
+STATE_BYTES = 4
+"""A kept key or value is a float32."""
+SCALE_BYTES = 2 / 64
+"""INT4 weights come with an FP16 scale for each 64."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Bytes of a weight, in the layers and in the vocabulary's product (which INT4 leaves at INT8), and whose rate."""
+
+    layer_bytes: float
+    vocabulary_bytes: float
+    rate: str
+
+
+PRECISIONS = {
+    "FP16": Precision(2, 2, "float"),
+    "INT8": Precision(1, 1, "int8"),
+    "INT4": Precision(0.5 + SCALE_BYTES, 1, "int8"),
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was measured: operations a second by kind, "float" and "int8", and bytes a second."""
+
+    rates: dict[str, float]
+    bandwidth: float
+
+    def best(self, other: "Machine") -> "Machine":
+        """The better of two measurements in everything."""
+        rates = {name: max(rate, other.rates[name]) for name, rate in self.rates.items()}
+        return Machine(rates, max(self.bandwidth, other.bandwidth))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a part has to do at least."""
+
+    operations: float
+    bytes: float
+
+    def seconds(self, machine: Machine, precision: Precision) -> float:
+        return max(self.operations / machine.rates[precision.rate], self.bytes / machine.bandwidth)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The sizes that the formulas need."""
+
+    patch_tokens: int
+    patch_values: int
+    vision_width: int
+    vision_inner: int
+    vision_layers: int
+    width: int
+    inner: int
+    layers: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: BlipConfig) -> "Geometry":
+        vision, text = config.vision_config, config.text_config
+        return cls(
+            (vision.image_size // vision.patch_size) ** 2,
+            3 * vision.patch_size**2,
+            vision.hidden_size,
+            vision.intermediate_size,
+            vision.num_hidden_layers,
+            text.hidden_size,
+            text.intermediate_size,
+            text.num_hidden_layers,
+            text.vocab_size,
+        )
+
+    @property
+    def image_tokens(self) -> int:
+        return self.patch_tokens + 1
+
+
+def vision(g: Geometry, precision: Precision) -> Work:
+    """Patches, then for each layer query, key, value, output and the feed-forward pair, and attention itself."""
+    patches = g.patch_values * g.vision_width
+    layer = 4 * g.vision_width**2 + 2 * g.vision_width * g.vision_inner
+    attention = 2 * g.image_tokens**2 * g.vision_width
+    operations = 2 * (g.patch_tokens * patches + g.vision_layers * (g.image_tokens * layer + attention))
+    return Work(operations, precision.layer_bytes * (patches + g.vision_layers * layer))
+
+
+def text_layer_weights(g: Geometry) -> int:
+    """Of self-attention, of cross-attention's query and output, and of the feed-forward pair."""
+    return 6 * g.width**2 + 2 * g.width * g.inner
+
+
+def attention_operations(g: Geometry, rows: int, new: int, keys: int) -> int:
+    """Scores and their product with the values, of `new` tokens a row over `keys`."""
+    return 2 * 2 * rows * new * keys * g.width
+
+
+def projections(g: Geometry, precision: Precision, encoder_rows: int, encoder_tokens: int, encoder_width: int) -> Work:
+    """The encoder's tokens to every layer's keys and values."""
+    weights = g.layers * 2 * encoder_width * g.width
+    return Work(2 * encoder_rows * encoder_tokens * weights, precision.layer_bytes * weights)
+
+
+def text_layers(g: Geometry, precision: Precision, rows: int, new: int, past: int, encoder: tuple[int, int]) -> Work:
+    """All layers over `new` tokens a row and `past` ones before them.
+
+    `encoder` is rows and tokens of an encoder whose keys and values are kept.
+    """
+    encoder_rows, encoder_tokens = encoder
+    weights = text_layer_weights(g)
+    operations = 2 * rows * new * weights + attention_operations(g, rows, new, past + new + encoder_tokens)
+    kept = 2 * g.width * (rows * past + encoder_rows * encoder_tokens)
+    return Work(g.layers * operations, g.layers * (precision.layer_bytes * weights + STATE_BYTES * kept))
+
+
+def vocabulary(g: Geometry, precision: Precision, rows: int) -> Work:
+    """The last position's transform, and its product with the vocabulary."""
+    transform, words = g.width**2, g.width * g.vocabulary
+    return Work(2 * rows * (transform + words), precision.layer_bytes * transform + precision.vocabulary_bytes * words)
+
+
+def together(*works: Work) -> Work:
+    return Work(sum(work.operations for work in works), sum(work.bytes for work in works))
+
+
+def text_encoder(g: Geometry, precision: Precision, tokens: int, first: bool) -> Work:
+    """A question about an image; `first` projects the image too."""
+    work = text_layers(g, precision, 1, tokens, 0, (1, g.image_tokens))
+    if not first:
+        return work
+    return together(work, projections(g, precision, 1, g.image_tokens, g.vision_width))
+
+
+def decoder_step(g: Geometry, precision: Precision, rows: int, past: int, encoder: tuple[int, int]) -> Work:
+    """One new token for each row."""
+    return together(text_layers(g, precision, rows, 1, past, encoder), vocabulary(g, precision, rows))
+
+
+def generation_seconds(
+    g: Geometry, precision: Precision, machine: Machine, tokens: int, rows: int, encoder: tuple[int, int]
+) -> float:
+    """`tokens` steps, the first of which projects the encoder's tokens."""
+    steps = [decoder_step(g, precision, rows, past, encoder) for past in range(tokens)]
+    steps[0] = together(steps[0], projections(g, precision, *encoder, g.width))
+    return sum(step.seconds(machine, precision) for step in steps)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How much the workloads ask for: tokens of a question, an answer and a caption, beams, and images in a batch."""
+
+    question: int
+    answer: int
+    caption: int
+    beams: int
+    batch: int
+
+
+def limits(config: BlipConfig, machine: Machine, tokens: Tokens) -> dict[str, dict[str, float]]:
+    """Seconds for each part and workload, by the name of the precision."""
+    return {name: limits_at(precision, Geometry.of(config), machine, tokens) for name, precision in PRECISIONS.items()}
+
+
+def limits_at(precision: Precision, g: Geometry, machine: Machine, tokens: Tokens) -> dict[str, float]:
+    """Seconds for each part and workload: a whole's limit is the sum of its parts'."""
+
+    def seconds(work: Work) -> float:
+        return work.seconds(machine, precision)
+
+    def generate(new_tokens: int, rows: int, encoder: tuple[int, int]) -> float:
+        return generation_seconds(g, precision, machine, new_tokens, rows, encoder)
+
+    one_image, images = (1, g.image_tokens), (tokens.batch, g.image_tokens)
+    image = seconds(vision(g, precision))
+    question = seconds(text_encoder(g, precision, tokens.question, first=True))
+    another_question = seconds(text_encoder(g, precision, tokens.question, first=False))
+    answer = generate(tokens.answer, 1, (1, tokens.question))
+    return {
+        "vision model": image,
+        "text encoder, first question": question,
+        "text encoder, another question": another_question,
+        "decoder, first step over the image": generate(1, 1, one_image),
+        "decoder, later step over the image": seconds(decoder_step(g, precision, 1, tokens.caption // 2, one_image)),
+        "answer": image + question + answer,
+        "answer again": another_question + answer,
+        "caption": image + generate(tokens.caption, 1, one_image),
+        f"caption, {tokens.beams} beams": image + generate(tokens.caption, tokens.beams, one_image),
+        "batch": tokens.batch * image + generate(tokens.caption, tokens.batch, images),
+    }
+
+
+def best_seconds(run: Callable[[], object], runs: int = 10) -> float:
+    """The shortest of some runs, after one that does not count: a limit is what the machine can do undisturbed."""
+    run()
+    seconds = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def feed_forward(quantized: bool) -> ov.Model:
+    """`PAIRS` pairs of products [ROWS, WIDTH] -> [ROWS, INNER] -> [ROWS, WIDTH] and nothing else; with INT8 weights and
+    activations where `quantized`."""
+    draw = np.random.default_rng(0)
+    tokens = node = opset.parameter([ROWS, WIDTH], ov.Type.f32)
+    for columns, rows in [(WIDTH, INNER), (INNER, WIDTH)] * PAIRS:
+        weights = draw.integers(-127, 128, (rows, columns), dtype=np.int8)
+        scale = opset.constant(np.full((rows, 1), 1 / (73 * columns**0.5), np.float32))
+        product = opset.multiply(opset.convert(opset.constant(weights), "f32"), scale)
+        if quantized:
+            low, high = (opset.constant(np.float32(edge)) for edge in (-4, 4))
+            node = opset.fake_quantize(node, low, high, low, high, 256)
+        else:
+            product = opset.constant((weights * scale.data).astype(np.float32))
+        node = opset.matmul(node, product, False, True)
+    return ov.Model([node], [tokens])
+
+
+def product_rate(core: ov.Core, quantized: bool, hint: str) -> float:
+    """Operations a second of `feed_forward` under an inference precision hint."""
+    compiled = core.compile_model(feed_forward(quantized), "CPU", {"INFERENCE_PRECISION_HINT": hint})
+    request = compiled.create_infer_request()
+    tokens = np.random.default_rng(0).standard_normal((ROWS, WIDTH), dtype=np.float32)
+    return OPERATIONS / best_seconds(lambda: request.infer([tokens], share_inputs=True))
+
+
+def torch_product_rate() -> float:
+    """Operations a second of the same products in PyTorch, float32."""
+    weights = [torch.randn(*shape) for shape in [(WIDTH, INNER), (INNER, WIDTH)] * PAIRS]
+
+    def products() -> None:
+        tokens = torch.randn(ROWS, WIDTH)
+        for weight in weights:
+            tokens = tokens @ weight
+
+    return OPERATIONS / best_seconds(products)
+
+
+def onnx_product_rate() -> float:
+    """Operations a second of one such product of 8-bit integers in ONNX Runtime."""
+    draw = np.random.default_rng(0)
+    weights = onnx.numpy_helper.from_array(draw.integers(-127, 128, (WIDTH, INNER), dtype=np.int8), "weights")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMulInteger", ["tokens", "weights"], ["product"])],
+        "product",
+        [onnx.helper.make_tensor_value_info("tokens", onnx.TensorProto.UINT8, [ROWS, WIDTH])],
+        [onnx.helper.make_tensor_value_info("product", onnx.TensorProto.INT32, [ROWS, INNER])],
+        [weights],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    tokens = draw.integers(0, 256, (ROWS, WIDTH), dtype=np.uint8)
+    return 2 * ROWS * WIDTH * INNER / best_seconds(lambda: session.run(None, {"tokens": tokens}))
+
+
+def measure() -> Machine:
+    """The machine's rates and bandwidth, by whatever is fastest here: some ten seconds."""
+    core = ov.Core()
+    hints = ["f32"] + ["bf16"] * ("BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    floating = max(torch_product_rate(), *(product_rate(core, False, hint) for hint in hints))
+    int8 = max(floating, onnx_product_rate(), *(product_rate(core, True, hint) for hint in hints))
+    much, vector = torch.ones(2**15, 2**12), torch.ones(2**12)  # 512 MiB, far more than any cache
+    seconds = min(best_seconds(much.sum), best_seconds(lambda: much @ vector))
+    return Machine({"float": floating, "int8": int8}, much.numel() * much.element_size() / seconds)

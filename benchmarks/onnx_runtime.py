@@ -1,0 +1,91 @@
+"""BLIP on ONNX Runtime's CPU provider: float32 as `torch.onnx` exports it, or with its dynamic INT8 quantization.
+
+Built with care, so that the comparison is worth something: the image's keys and values are projected once for each
+generation, and an image stays encoded for the next question. `generate` of transformers drives it, without weights.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+from transformers import BatchFeature, BlipConfig, BlipProcessor
+from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
+
+from benchmarks.driver import Past, begin, drive
+from benchmarks.sides import Laps, Side, generation
+
+PARTS = ("vision_model", "text_encoder", "projections", "decoder_step")
+
+
+def load_onnx(checkpoint: Path, folder: Path) -> "OnnxRuntime":
+    """The exported parts of `folder`, with the checkpoint's configuration and processor."""
+    options = onnxruntime.SessionOptions()
+    # Its threads would go on spinning after a run, at the cost of whoever runs next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    sessions = [
+        onnxruntime.InferenceSession(folder / f"{part}.onnx", options, providers=["CPUExecutionProvider"])
+        for part in PARTS
+    ]
+    config = BlipConfig.from_pretrained(checkpoint)
+    return OnnxRuntime(config, *sessions, BlipProcessor.from_pretrained(checkpoint))
+
+
+class WeightlessDecoder(BlipTextLMHeadModel):
+    """BLIP's text decoder for its `generate` alone: made on PyTorch's meta device, it takes no memory."""
+
+    device = torch.device("cpu")
+
+
+class OnnxRuntime(Side):
+    """Vision model, text encoder, the cross-attention's projections, and a decoder step that takes these."""
+
+    def __init__(
+        self,
+        config: BlipConfig,
+        vision_model: onnxruntime.InferenceSession,
+        text_encoder: onnxruntime.InferenceSession,
+        projections: onnxruntime.InferenceSession,
+        decoder_step: onnxruntime.InferenceSession,
+        processor: BlipProcessor,
+    ):
+        super().__init__(processor)
+        self.vision_model, self.text_encoder = vision_model, text_encoder
+        self.projections, self.decoder_step = projections, decoder_step
+        text = config.text_config
+        self.no_past = (text.num_attention_heads, 0, text.hidden_size // text.num_attention_heads)
+        with torch.device("meta"):
+            self.driver = drive(WeightlessDecoder(text), self._step)
+
+    def keep(self, pixel_values: Tensor, question: BatchFeature) -> np.ndarray:
+        return self._encode(pixel_values)
+
+    def answer(self, image: Tensor | np.ndarray, question: BatchFeature, new_tokens: int, laps: Laps) -> Tensor:
+        embeds = image if isinstance(image, np.ndarray) else self._encode(image)
+        laps.lap()
+        text = [question["input_ids"].numpy(), question["attention_mask"].numpy()]
+        [question_embeds] = run(self.text_encoder, [*text, embeds])
+        return begin(self.driver, question_embeds, **generation(new_tokens, laps))
+
+    def caption(self, pixel_values: Tensor, new_tokens: int, laps: Laps, num_beams: int = 1) -> Tensor:
+        embeds = self._encode(pixel_values)
+        laps.lap()
+        return begin(self.driver, embeds, **generation(new_tokens, laps, num_beams))
+
+    def _encode(self, pixel_values: Tensor) -> np.ndarray:
+        return run(self.vision_model, [pixel_values.numpy()])[0]
+
+    def _step(
+        self, past: Past, input_ids: np.ndarray, attention_mask: np.ndarray, encoder_hidden_states: np.ndarray
+    ) -> np.ndarray:
+        if not past.cross:
+            past.cross = run(self.projections, [encoder_hidden_states])
+            past.arrays = [np.zeros((len(input_ids), *self.no_past), np.float32) for _ in past.cross]
+        logits, *past.arrays = run(self.decoder_step, [input_ids, attention_mask, *past.arrays, *past.cross])
+        return logits
+
+
+def run(session: onnxruntime.InferenceSession, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """All outputs for inputs given in order."""
+    return session.run(None, {port.name: array for port, array in zip(session.get_inputs(), arrays, strict=True)})

@@ -1,0 +1,161 @@
+"""Make the files of every side from one checkpoint: PyTorch's, the published recipe's, ONNX Runtime's and ours."""
+
+import json
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import nncf
+import numpy as np
+import openvino as ov
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from torch import nn
+from transformers import BlipForQuestionAnswering, BlipProcessor
+
+from benchmarks import onnx_runtime, published
+from benchmarks.exports import DecoderStep, Projections, PublishedDecoder, TextEncoder, VisionModel
+from benchmarks.workloads import Inputs
+from blip_convert import convert
+from blip_files import weight_sizes
+from blip_optimize import easy_vqa_calibration, optimize
+
+CALIBRATION_SAMPLES = 4  # speed does not depend on the ranges found
+MAKERS = ("torch", "transformers", "openvino", "nncf", "onnx", "onnxscript", "onnxruntime")
+RECIPE = 1
+"""Raise it whenever the functions below make something else."""
+
+
+def prepare(model: BlipForQuestionAnswering, processor: BlipProcessor, folder: Path) -> None:
+    """Write to `folder` what all sides run; what the same versions made of the same checkpoint is reused."""
+    convert(model, processor, folder)
+    for weights in ("int8", "int4"):
+        optimize(folder, easy_vqa_calibration(CALIBRATION_SAMPLES), weights)
+    stamp = {name: version(name) for name in MAKERS} | {"recipe": RECIPE, "checkpoint": checkpoint_of(folder)}
+
+    def ensure(name: str, make: Callable[[Path], None]) -> None:
+        made = folder / name / "made.json"
+        if made.exists() and json.loads(made.read_text()) == stamp:
+            return
+        print(f"making {name} ...", flush=True)
+        made.unlink(missing_ok=True)
+        made.parent.mkdir(parents=True, exist_ok=True)
+        make(made.parent)
+        made.write_text(json.dumps(stamp, indent=1) + "\n")
+
+    def save_checkpoint(target: Path) -> None:
+        model.save_pretrained(target)
+        processor.save_pretrained(target)
+
+    ensure("pytorch", save_checkpoint)
+    ensure("published/FP16", lambda target: make_published(model, target))
+    ensure("published/INT8", lambda target: quantize_published(folder / "published/FP16", target, processor))
+    ensure("onnx/fp32", lambda target: export_onnx(model, target))
+    ensure("onnx/INT8", lambda target: quantize_onnx(folder / "onnx/fp32", target))
+
+
+def checkpoint_of(folder: Path) -> str:
+    """The digest of the checkpoint that a converted folder was made from."""
+    return json.loads((folder / "config.json").read_text())["openvino_checkpoint"]
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each side's weights on disk; PyTorch has one checkpoint, and makes bf16 of it when loading."""
+
+    def total(name: str, *suffixes: str) -> int:
+        return sum(file.stat().st_size for suffix in suffixes for file in (folder / name).glob(f"*{suffix}"))
+
+    ours = weight_sizes(folder, ("FP16", "INT8", "INT4"))
+    return {
+        "PyTorch fp32": total("pytorch", ".safetensors"),
+        **{f"published {precision}": total(f"published/{precision}", ".bin") for precision in ("FP16", "INT8")},
+        **{f"ONNX Runtime {precision}": total(f"onnx/{precision}", ".onnx", ".data") for precision in ("fp32", "INT8")},
+        **{f"ours {name}": sum(part[name] for part in ours.values()) for name in ("FP16", "INT8", "INT4")},
+    }
+
+
+def text_example(model: BlipForQuestionAnswering, new: int, whole: int) -> tuple[torch.Tensor, ...]:
+    """Two texts of `new` tokens, a mask of `whole`, and five tokens of an encoder: the text models' first inputs."""
+    mask = torch.ones(2, whole, dtype=torch.int64)
+    mask[0, 0] = 0  # transformers leaves a mask that hides nothing out of what it computes
+    return torch.ones(2, new, dtype=torch.int64), mask, torch.randn(2, 5, model.config.text_config.encoder_hidden_size)
+
+
+def example_past(model: BlipForQuestionAnswering, length: int) -> list[torch.Tensor]:
+    """Keys and values of `length` tokens for every layer."""
+    config = model.config.text_config
+    shape = (2, config.num_attention_heads, length, config.hidden_size // config.num_attention_heads)
+    return [torch.randn(shape) for _ in range(2 * config.num_hidden_layers)]
+
+
+def make_published(model: BlipForQuestionAnswering, folder: Path) -> None:
+    """The three parts as IR with FP16 weights. All sizes but those that the weights fix are dynamic."""
+    size = model.config.vision_config.image_size
+    past, width = example_past(model, 3), model.config.text_config.encoder_hidden_size
+    text_shapes = [ov.PartialShape(shape) for shape in ([-1, -1], [-1, -1], [-1, -1, width])]
+    past_shapes = [ov.PartialShape([-1, tensor.shape[1], -1, tensor.shape[3]]) for tensor in past]
+    parts = {
+        "vision_model": (VisionModel(model), (torch.zeros(1, 3, size, size),), None),
+        "text_encoder": (TextEncoder(model), text_example(model, 4, 4), text_shapes),
+        "text_decoder": (
+            PublishedDecoder(model.text_decoder),
+            (*text_example(model, 2, 5), *past),
+            text_shapes + past_shapes,
+        ),
+    }
+    for name, (module, example, input_shapes) in parts.items():
+        ir = ov.convert_model(module.eval(), example_input=example, input=input_shapes)
+        ov.save_model(ir, folder / f"{name}.xml")
+
+
+def quantize_published(source: Path, folder: Path, processor: BlipProcessor) -> None:
+    """`nncf.quantize` for vision model and text encoder, `nncf.compress_weights` for the decoder, as the notebook."""
+    core = ov.Core()
+    vision_model, text_encoder, text_decoder = (core.read_model(source / f"{part}.xml") for part in published.PARTS)
+    inputs = Inputs.make(processor)
+    pixels = [np.roll(inputs.pixel_values.numpy(), 16 * index, axis=3) for index in range(CALIBRATION_SAMPLES)]
+    compiled = core.compile_model(vision_model, "CPU")
+    questions = []
+    for each in pixels:
+        text = (inputs.question["input_ids"].numpy(), inputs.question["attention_mask"].numpy())
+        questions.append([*text, compiled(each)[0]])
+    for name, model, samples in (("vision_model", vision_model, pixels), ("text_encoder", text_encoder, questions)):
+        quantized = nncf.quantize(model, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER)
+        ov.save_model(quantized, folder / f"{name}.xml")
+    ov.save_model(nncf.compress_weights(text_decoder), folder / "text_decoder.xml")
+
+
+def export_onnx(model: BlipForQuestionAnswering, folder: Path) -> None:
+    """The four parts in float32; batch and lengths are dynamic, the image size is not."""
+    decoder, size = model.text_decoder, model.config.vision_config.image_size
+    past, cross = example_past(model, 3), example_past(model, 5)
+    ids, mask, embeds = text_example(model, 2, 5)
+    text, image, whole = {0: "batch", 1: "length"}, {0: "batch", 1: "image_tokens"}, {0: "batch", 1: "whole_length"}
+    past_axes = [{0: "batch", 2: "past"}] * len(past)
+    cross_axes = [{0: "batch", 2: "image_tokens"}] * len(cross)
+    parts: dict[str, tuple[nn.Module, tuple, list[dict[int, str]]]] = {
+        "vision_model": (VisionModel(model), (torch.zeros(2, 3, size, size),), [{0: "batch"}]),
+        "text_encoder": (TextEncoder(model), text_example(model, 4, 4), [text, text, image]),
+        "projections": (Projections(decoder), (embeds,), [image]),
+        "decoder_step": (DecoderStep(decoder), (ids, mask, *past, *cross), [text, whole, *past_axes, *cross_axes]),
+    }
+    for name, (module, example, axes) in parts.items():
+        names = [f"input_{index}" for index in range(len(example))]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a tracer warns of every Python number that comes from a shape
+            torch.onnx.export(
+                module.eval(),
+                example,
+                folder / f"{name}.onnx",
+                input_names=names,
+                dynamic_axes=dict(zip(names, axes, strict=True)),
+                opset_version=20,
+                dynamo=False,
+            )
+
+
+def quantize_onnx(source: Path, folder: Path) -> None:
+    """ONNX Runtime's dynamic quantization: INT8 weights, activations quantized at each run."""
+    for part in onnx_runtime.PARTS:
+        quantize_dynamic(source / f"{part}.onnx", folder / f"{part}.onnx", weight_type=QuantType.QInt8)

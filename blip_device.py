@@ -1,0 +1,82 @@
+"""What depends on the processor: every such choice is made here, from what OpenVINO and PyTorch report of it.
+
+Figures are of BLIP base; a processor that none of the rules names gets OpenVINO's own choices.
+"""
+
+from collections.abc import Mapping
+
+import openvino as ov
+import torch
+from openvino.passes import ConstantFolding, Manager
+from openvino.properties.hint import PerformanceMode
+
+from blip_files import TEXT_DECODER, VISION_MODEL
+
+THROUGHPUT = ("THROUGHPUT", PerformanceMode.THROUGHPUT)
+
+
+def runs_on_cpu(core: ov.Core, device: str) -> bool:
+    """Whether `device` is the CPU, also by way of AUTO where there is nothing else to choose."""
+    return device == "CPU" or (device == "AUTO" and core.available_devices == ["CPU"])
+
+
+def cpu_features() -> Mapping[str, object]:
+    """What the processor has, such as `{"architecture": "x86_64", "avx512_f": True, "avx512_vnni": False, ...}`."""
+    return torch.cpu.get_capabilities()
+
+
+def has_int8_products(features: Mapping[str, object]) -> bool:
+    """Whether the processor multiplies 8-bit numbers faster than float32: VNNI, AMX, or anything but x86.
+
+    Without them INT8 costs time: the vision model took 1214 ms where float32 took 987 (AVX2, two cores of an AMD EPYC,
+    Zen 3).
+    """
+    int8 = ("avx_vnni", "avx512_vnni", "amx_int8")
+    return features["architecture"] != "x86_64" or any(features[name] for name in int8)
+
+
+def default_precision(core: ov.Core, device: str) -> str | None:
+    """What to load where the caller names no precision: "FP16" where INT8 would be slower, else None, the smallest."""
+    return "FP16" if runs_on_cpu(core, device) and not has_int8_products(cpu_features()) else None
+
+
+def expand_weights(model: ov.Model) -> None:
+    """Turn FP16 weights into float32, in place: OpenVINO then takes its faster float32 products.
+
+    The vision model took 987 ms instead of 1183 (AVX2, as above), for 170 MB more memory.
+    """
+    manager = Manager()
+    manager.register_pass(ConstantFolding())
+    manager.run_passes(model)
+
+
+def compile_part(
+    core: ov.Core, model: ov.Model, device: str, part: str, quantized: bool, wishes: Mapping[str, object]
+) -> ov.CompiledModel:
+    """Compile a part in the way that suits the processor; `wishes` are the caller's OpenVINO properties."""
+    is_float_vision = part == VISION_MODEL and not quantized
+    if is_float_vision and runs_on_cpu(core, device) and not cpu_features().get("avx512_f", True):
+        expand_weights(model)
+    return core.compile_model(model, device, compile_properties(core, device, part, quantized, wishes))
+
+
+def compile_properties(
+    core: ov.Core, device: str, part: str, quantized: bool, wishes: Mapping[str, object]
+) -> dict[str, object]:
+    """What a part is compiled with: the caller's `wishes`, and what suits the processor where they leave it open.
+
+    Quantized decoder: a CPU quantizes activations on the fly, in groups of 64 rather than its 32: the first step of a
+    caption took 59 ms instead of 67 (AVX-512 VNNI), with the same error. CPUs that compute in bf16 by default (AMX) do
+    so in every other part; here reading weights is most of a step, and float32 took 12 ms where bf16 took 16.
+
+    Throughput as a wish is for the vision model, which takes one image at a time: the text models take a whole batch in
+    one request, for which all cores are wanted.
+    """
+    chosen = dict(wishes)
+    if part != VISION_MODEL and chosen.get("PERFORMANCE_HINT") in THROUGHPUT:
+        del chosen["PERFORMANCE_HINT"]
+    if part == TEXT_DECODER and quantized and runs_on_cpu(core, device):
+        chosen.setdefault("DYNAMIC_QUANTIZATION_GROUP_SIZE", 64)
+        if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            chosen.setdefault("INFERENCE_PRECISION_HINT", "f32")
+    return chosen

@@ -1,0 +1,97 @@
+from types import SimpleNamespace
+
+import numpy as np
+import openvino as ov
+import pytest
+
+import blip_device
+from blip_device import compile_part, compile_properties, default_precision, has_int8_products
+from blip_files import TEXT_DECODER, TEXT_ENCODER, VISION_MODEL
+
+GROUP = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 64}
+FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
+NO_INT8 = {"architecture": "x86_64", "avx_vnni": False, "avx512_vnni": False, "amx_int8": False, "avx512_f": False}
+
+
+def fake_core(capabilities=("FP32",), devices=("CPU",)) -> SimpleNamespace:
+    return SimpleNamespace(get_property=lambda *names: list(capabilities), available_devices=list(devices))
+
+
+@pytest.mark.parametrize(
+    ("device", "part", "quantized", "capabilities", "expected"),
+    [
+        ("CPU", TEXT_DECODER, True, ["FP32", "INT8", "BF16"], GROUP | FLOAT32),
+        ("CPU", TEXT_DECODER, True, ["FP32", "INT8"], GROUP),
+        ("CPU", TEXT_DECODER, False, ["FP32", "BF16"], {}),
+        ("CPU", VISION_MODEL, True, ["FP32", "INT8", "BF16"], {}),
+        ("AUTO", TEXT_DECODER, True, ["FP32", "INT8", "BF16"], GROUP | FLOAT32),
+        ("GPU", TEXT_DECODER, True, ["FP32", "BF16"], {}),
+    ],
+)
+def test_compressed_decoder_gets_wide_groups_and_float32_where_the_cpu_would_take_bf16(
+    device, part, quantized, capabilities, expected
+):
+    assert compile_properties(fake_core(capabilities), device, part, quantized, {}) == expected
+
+
+def test_auto_is_left_to_choose_where_it_has_a_choice():
+    core = fake_core(["BF16"], ["CPU", "GPU"])
+    assert compile_properties(core, "AUTO", TEXT_DECODER, True, {}) == {}
+    assert default_precision(core, "AUTO") is None
+
+
+def test_the_callers_wishes_come_first():
+    wishes = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0, "INFERENCE_PRECISION_HINT": "bf16", "CACHE_DIR": "x"}
+    assert compile_properties(fake_core(["BF16"]), "CPU", TEXT_DECODER, True, wishes) == wishes
+
+
+@pytest.mark.parametrize("hint", ["THROUGHPUT", ov.properties.hint.PerformanceMode.THROUGHPUT])
+def test_throughput_is_for_the_vision_model_only(hint):
+    wishes = {"PERFORMANCE_HINT": hint}
+    assert compile_properties(fake_core(), "CPU", VISION_MODEL, False, wishes) == wishes
+    assert compile_properties(fake_core(), "CPU", TEXT_ENCODER, False, wishes) == {}
+    latency = {"PERFORMANCE_HINT": "LATENCY"}
+    assert compile_properties(fake_core(), "CPU", TEXT_ENCODER, False, latency) == latency
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        (NO_INT8, "FP16"),
+        (NO_INT8 | {"avx512_f": True}, "FP16"),
+        (NO_INT8 | {"avx_vnni": True}, None),
+        (NO_INT8 | {"avx512_vnni": True}, None),
+        (NO_INT8 | {"amx_int8": True}, None),
+        ({"architecture": "aarch64"}, None),
+    ],
+)
+def test_int8_is_the_default_only_where_the_processor_gains_by_it(monkeypatch, features, expected):
+    monkeypatch.setattr(blip_device, "cpu_features", lambda: features)
+    assert default_precision(fake_core(), "CPU") == expected
+    assert default_precision(fake_core(devices=["CPU", "GPU"]), "GPU") is None
+
+
+def test_the_features_of_this_processor_are_reported():
+    features = blip_device.cpu_features()
+    assert has_int8_products(features) in (True, False)
+    assert features["architecture"] != "x86_64" or features["avx512_f"] in (True, False)
+
+
+@pytest.mark.parametrize("part", [VISION_MODEL, TEXT_ENCODER, TEXT_DECODER])
+@pytest.mark.parametrize("wide", [True, False])
+def test_weights_are_expanded_only_in_the_vision_model_without_avx512(monkeypatch, converted, part, wide):
+    monkeypatch.setattr(blip_device, "cpu_features", lambda: NO_INT8 | {"avx512_f": wide})
+    core = ov.Core()
+    model = core.read_model(converted / part)
+    compile_part(core, model, "CPU", part, False, {})
+    halves = [op for op in model.get_ops() if op.get_type_name() == "Constant" and op.get_element_type() == ov.Type.f16]
+    assert bool(halves) == (wide or part != VISION_MODEL)
+
+
+def test_expanded_weights_change_nothing(monkeypatch, converted, easy_vqa):
+    core, found = ov.Core(), []
+    for wide in (True, False):
+        monkeypatch.setattr(blip_device, "cpu_features", lambda wide=wide: NO_INT8 | {"avx512_f": wide})
+        compiled = compile_part(core, core.read_model(converted / VISION_MODEL), "CPU", VISION_MODEL, False, FLOAT32)
+        found.append(compiled(easy_vqa.pixel_values[:1].numpy())[0])
+    assert np.abs(found[0] - found[1]).max() < 1e-4
