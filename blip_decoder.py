@@ -220,7 +220,8 @@ class OVTextDecoder(PreTrainedModel, GenerationMixin):
         """Let one generation run at a time: OpenVINO's CPU plugin (2026.4) mixes up the states of requests of one model
         whose texts, images or rows differ in number when their steps alternate, with wrong results or a crash.
         """
-        if self._generating == get_ident():
+        # Both, since an interrupt may free the lock before it comes to the name of its holder.
+        if self._turn.locked() and self._generating == get_ident():
             raise RuntimeError("a streamer or criterion called generate of the model that called it: wait for the end")
         with self._turn:
             self._generating = get_ident()

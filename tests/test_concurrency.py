@@ -1,13 +1,17 @@
 """Many requests at one model: from several threads at once, thousands in a row, and some that are broken off."""
 
 import gc
+import json
 import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
@@ -111,6 +115,17 @@ def test_an_interrupted_generation_leaves_the_next_one_right(requests, error, be
         model.generate_caption(images, num_beams=beams, max_new_tokens=10, **follow)
     for number, ids in enumerate(expected):
         assert torch.equal(requests(number), ids)
+
+
+def test_interrupts_at_any_moment_leave_every_next_request_right(converted):
+    """In a process of its own, since the signal goes to the main thread, whatever that does."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, ROOT / "tests" / "interrupts.py", converted]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["wrong"] == []
+    assert found["interrupted"] > 100
 
 
 def test_a_generation_inside_a_generation_is_refused_and_both_models_go_on(requests):
