@@ -96,7 +96,8 @@ def _check_values(config: BlipTextConfig, settings: Mapping[str, object]) -> Non
     for name in settings.keys() & SWITCHES:
         if not isinstance(settings[name], bool):
             refuse(name, "True or False")
-    if settings.get("early_stopping", False) not in (True, False, "never"):
+    stopping = settings.get("early_stopping", False)
+    if not isinstance(stopping, bool) and not (isinstance(stopping, str) and stopping == "never"):
         refuse("early_stopping", "True, False or 'never'")
     for name in settings.keys() & TOKENS:
         tokens = settings[name] if isinstance(settings[name], list | tuple) else [settings[name]]
