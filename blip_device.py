@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import openvino as ov
 import torch
-from openvino.passes import ConstantFolding, Manager
 from openvino.properties.hint import PerformanceMode
 
+from blip_avx2 import expand_weights, products_as_convolutions
 from blip_files import TEXT_DECODER, VISION_MODEL
 
 THROUGHPUT = ("THROUGHPUT", PerformanceMode.THROUGHPUT)
@@ -26,37 +26,24 @@ def cpu_features() -> Mapping[str, object]:
 
 
 def has_int8_products(features: Mapping[str, object]) -> bool:
-    """Whether the processor multiplies 8-bit numbers faster than float32: VNNI, AMX, or anything but x86.
-
-    Without them INT8 costs time: the vision model took 1214 ms where float32 took 987 (AVX2, two cores of an AMD EPYC,
-    Zen 3).
-    """
+    """Whether the processor has instructions for products of 8-bit numbers: VNNI, AMX, or anything but x86."""
     int8 = ("avx_vnni", "avx512_vnni", "amx_int8")
     return features["architecture"] != "x86_64" or any(features[name] for name in int8)
-
-
-def default_precision(core: ov.Core, device: str) -> str | None:
-    """What to load where the caller names no precision: "FP16" where INT8 would be slower, else None, the smallest."""
-    return "FP16" if runs_on_cpu(core, device) and not has_int8_products(cpu_features()) else None
-
-
-def expand_weights(model: ov.Model) -> None:
-    """Turn FP16 weights into float32, in place: OpenVINO then takes its faster float32 products.
-
-    The vision model took 987 ms instead of 1183 (AVX2, as above), for 170 MB more memory.
-    """
-    manager = Manager()
-    manager.register_pass(ConstantFolding())
-    manager.run_passes(model)
 
 
 def compile_part(
     core: ov.Core, model: ov.Model, device: str, part: str, quantized: bool, wishes: Mapping[str, object]
 ) -> ov.CompiledModel:
-    """Compile a part in the way that suits the processor; `wishes` are the caller's OpenVINO properties."""
-    is_float_vision = part == VISION_MODEL and not quantized
-    if is_float_vision and runs_on_cpu(core, device) and not cpu_features().get("avx512_f", True):
-        expand_weights(model)
+    """Compile a part in the way that suits the processor; `wishes` are the caller's OpenVINO properties.
+
+    `model` is changed where that takes another graph.
+    """
+    if runs_on_cpu(core, device):
+        features = cpu_features()
+        if quantized and not has_int8_products(features):
+            products_as_convolutions(model)
+        elif not quantized and part == VISION_MODEL and not features.get("avx512_f", True):
+            expand_weights(model)
     return core.compile_model(model, device, compile_properties(core, device, part, quantized, wishes))
 
 

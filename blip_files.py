@@ -22,7 +22,7 @@ CONVERTER_VERSION = "3"
 """Goes into every IR. Raise it whenever the graphs of `blip_convert` change, so that IRs of the old shape are made anew
 and not run."""
 
-OPTIMIZER_VERSION = "3"
+OPTIMIZER_VERSION = "4"
 """Goes into every quantized IR. Raise it whenever the functions of `blip_optimize` change what they make."""
 
 VISION_MODEL = "blip_vision_model.xml"

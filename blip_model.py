@@ -17,7 +17,7 @@ from transformers import BlipConfig, GenerationConfig, PreTrainedModel
 
 from blip_arguments import DEFAULT_NEW_TOKENS, check_generate_arguments
 from blip_decoder import OVTextDecoder, text_decoder_forward
-from blip_device import compile_part, default_precision
+from blip_device import compile_part
 from blip_files import (
     PARTS_OF_ARCHITECTURE,
     TEXT_DECODER,
@@ -129,7 +129,7 @@ class OVBlipModel:
             folder: has the IRs, `config.json` and `generation_config.json`.
             device: as OpenVINO names it: `CPU`, `GPU`, `AUTO`, ...
             precision: "FP16", "INT8", or "INT4" (the decoder's weights; the rest is INT8); the default is "INT8" where
-                `blip_optimize` has made it and the processor gains by it, else "FP16".
+                `blip_optimize` has made it, else "FP16".
             ov_config: more OpenVINO properties for compilation, such as `{"INFERENCE_PRECISION_HINT": "f32"}`, or
                 `{"PERFORMANCE_HINT": "THROUGHPUT"}` to encode several images at once, each a little slower.
 
@@ -140,14 +140,11 @@ class OVBlipModel:
         core, folder = ov.Core(), Path(folder)
         check_device(core, device)
         config = load_config(folder)
-        files = part_files(
-            folder, PARTS_OF_ARCHITECTURE[config.architectures[0]], precision or default_precision(core, device)
-        )
-        models = {part: read_part(core, folder / file, config) for part, file in files.items()}
-        compiled = {
-            part: compile_part(core, model, device, part, files[part] != part, ov_config or {})
-            for part, model in models.items()
-        }
+        files = part_files(folder, PARTS_OF_ARCHITECTURE[config.architectures[0]], precision)
+        compiled = {}
+        for part, file in files.items():  # one after the other, so that only one is held twice
+            model = read_part(core, folder / file, config)
+            compiled[part] = compile_part(core, model, device, part, file != part, ov_config or {})
         text_decoder = None
         if TEXT_DECODER in compiled:
             generation_config = GenerationConfig.from_pretrained(folder)

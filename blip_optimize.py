@@ -8,13 +8,14 @@ The FP16 IRs of a folder stay; the quantized ones are written beside them.
 import argparse
 import hashlib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import datasets
 import nncf
 import numpy as np
 import openvino as ov
+from openvino import opset13 as opset
 from tqdm.auto import tqdm
 from transformers import BlipProcessor
 
@@ -31,7 +32,7 @@ from blip_files import (
     read_part,
     writing,
 )
-from blip_stateful import keep_projections, release_projections
+from blip_stateful import copy_projections, keep_projections, release_projections, replace_projections
 from easy_vqa_data import load_questions
 
 SAMPLES = 300
@@ -67,12 +68,15 @@ class CalibrationInputs:
     """One [1, 3, H, W] float32 for every different image."""
     questions: list[dict[str, np.ndarray]]
     """The text encoder's inputs, one for every image-question pair."""
+    encoder_hidden_states: list[np.ndarray]
+    """What the decoder looks at: every image's tokens for its caption, every question's for the answer."""
 
 
 def calibration_inputs(
-    dataset: datasets.Dataset, processor: BlipProcessor, vision_model: ov.Model
+    dataset: datasets.Dataset, processor: BlipProcessor, vision_model: ov.Model, text_encoder: ov.Model | None
 ) -> CalibrationInputs:
-    """Run the real vision model over the calibration images, each once however many questions it has.
+    """Run the real vision model over the calibration images, each once however many questions it has, and the text
+    encoder over the questions; without one (captioning checkpoints) the decoder looks at images only.
 
     Raises:
         ValueError: the dataset is empty.
@@ -96,7 +100,18 @@ def calibration_inputs(
                 "encoder_attention_mask": np.ones(image_embeds[image_id].shape[:2], np.int64),
             }
         )
-    return CalibrationInputs(list(pixel_values.values()), questions)
+    question_embeds = [] if text_encoder is None else encode_questions(text_encoder, questions)
+    return CalibrationInputs(list(pixel_values.values()), questions, [*image_embeds.values(), *question_embeds])
+
+
+def encode_questions(text_encoder: ov.Model, questions: list[dict[str, np.ndarray]]) -> list[np.ndarray]:
+    """The tokens of every question, [1, T, hidden], having looked at its image."""
+    request = ov.Core().compile_model(text_encoder, "CPU").create_infer_request()
+    embeds = []
+    for question in tqdm(questions, desc="encoding questions", unit="sample"):
+        request.reset_state()
+        embeds.append(request.infer(question)["last_hidden_state"].copy())
+    return embeds
 
 
 def quantize(model: ov.Model, samples: list) -> ov.Model:
@@ -115,17 +130,50 @@ def quantize(model: ov.Model, samples: list) -> ov.Model:
 
 
 def compress_decoder(model: ov.Model, weights: str = "int8") -> ov.Model:
-    """INT8 or INT4 weights: a step multiplies one token, so reading weights is most of its time. No ranges are fixed
-    for activations, which would cost accuracy; a device may still quantize them on the fly.
+    """INT8 or INT4 weights, in place: a step multiplies one token, so reading weights is most of its time. No ranges
+    are fixed for activations, which would cost accuracy; a device may still quantize them on the fly.
 
     Raises:
         ValueError: `weights` is neither "int8" nor "int4".
     """
     if weights == "int8":
-        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
     if weights == "int4":
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=64, ratio=1.0)
     raise ValueError(f"weights is {weights!r}; it takes 'int8' or 'int4'")
+
+
+def quantize_decoder(model: ov.Model, encoder_hidden_states: list[np.ndarray], weights: str = "int8") -> ov.Model:
+    """Compressed weights for the steps, and INT8 activations too for what is not done token by token: the projections
+    of the image's or question's tokens, whose arithmetic is most of a generation's first step.
+
+    Raises:
+        ValueError: `weights` is neither "int8" nor "int4".
+    """
+    projections = quantize(copy_projections(model), encoder_hidden_states)
+    compressed = compress_decoder(model, weights)
+    replace_projections(compressed, projections)
+    separate_embeddings(compressed)
+    return compressed
+
+
+def separate_embeddings(model: ov.Model) -> None:
+    """Give the word embeddings a scale of their own, in place; the integers they scale stay the vocabulary product's.
+
+    In a model with INT8 activations OpenVINO's CPU plugin (2026.4) expands weights to float32 that two operations read.
+    That product's are 23 million at BLIP base: a step took 15 ms instead of 12.
+    """
+    for node in model.get_ordered_ops():
+        table = node.input_value(0) if node.get_type_name() == "Gather" else None
+        if table is None or table.get_node().get_type_name() != "Convert" or len(table.get_target_inputs()) == 1:
+            continue
+        integers, scale = table.get_node().input_value(0).get_node().input_values()
+        own = opset.multiply(
+            opset.convert(integers.get_node().input_value(0), "f32"),
+            opset.constant(scale.get_node().data.astype(np.float32)),
+        )
+        node.input(0).replace_source_output(own.output(0))
+    model.validate_nodes_and_infer_types()
 
 
 def dataset_digest(dataset: datasets.Dataset) -> str:
@@ -148,29 +196,30 @@ def optimize(folder: str | Path, dataset: datasets.Dataset, weights: str = "int8
     """
     folder, core = Path(folder), ov.Core()
     config = load_config(folder)
-    source = {
+    stamp = {
         "checkpoint": config.openvino_checkpoint,
         "converter": config.openvino_converter,
         "optimizer": OPTIMIZER_VERSION,
+        "calibration": dataset_digest(dataset),
     }
-    stamp = source | {"calibration": dataset_digest(dataset)}
     with writing(folder):
         names = PARTS_OF_ARCHITECTURE[config.architectures[0]]
         parts = {part: read_part(core, folder / part, config) for part in names}
 
         @cache
         def calibrated() -> CalibrationInputs:
-            return calibration_inputs(dataset, BlipProcessor.from_pretrained(folder), parts[VISION_MODEL])
+            processor = BlipProcessor.from_pretrained(folder)
+            return calibration_inputs(dataset, processor, parts[VISION_MODEL], parts.get(TEXT_ENCODER))
 
-        make = {
-            VISION_MODEL: lambda: quantize(parts[VISION_MODEL], calibrated().pixel_values),
-            TEXT_ENCODER: lambda: quantize(parts[TEXT_ENCODER], calibrated().questions),
-        }
-        for part in (part for part in make if part in parts):
-            ensure_ir(folder / quantized_name(part), stamp, make[part])
-        if TEXT_DECODER in parts:
-            path = folder / quantized_name(TEXT_DECODER, weights)
-            ensure_ir(path, source, lambda: compress_decoder(parts[TEXT_DECODER], weights))
+        def make(part: str) -> ov.Model:
+            inputs = calibrated()
+            if part == TEXT_DECODER:
+                return quantize_decoder(parts[part], inputs.encoder_hidden_states, weights)
+            return quantize(parts[part], inputs.pixel_values if part == VISION_MODEL else inputs.questions)
+
+        for part in parts:
+            path = folder / quantized_name(part, weights if part == TEXT_DECODER else "int8")
+            ensure_ir(path, stamp, partial(make, part))
     return folder
 
 

@@ -21,7 +21,6 @@ from PIL import Image
 from torch import Tensor
 from transformers import BlipProcessor
 
-from blip_device import default_precision
 from blip_files import PARTS_OF_ARCHITECTURE, TEXT_DECODER, TEXT_ENCODER, load_config, part_files
 from blip_images import load_image
 from blip_inputs import check_question
@@ -160,9 +159,8 @@ class ModelFolder:
 
     @property
     def default_precision(self) -> str:
-        """What `OVBlipModel.from_pretrained` takes on the CPU: INT8 where it is there and the processor gains by it."""
-        preferred = default_precision(ov.Core(), "CPU") or "INT8"
-        return preferred if preferred in self.precisions else self.precisions[0]
+        """What `OVBlipModel.from_pretrained` takes: INT8 where it is there."""
+        return "INT8" if "INT8" in self.precisions else self.precisions[0]
 
     @property
     def task(self) -> Task:

@@ -65,25 +65,50 @@ def keep_projections(model: ov.Model, names: list[str]) -> None:
     model.validate_nodes_and_infer_types()
 
 
+def kept_projections(model: ov.Model) -> dict[str, ov.Node]:
+    """What `keep_projections` made: the `ReadValue` of every kept key and value, by name."""
+    written = {sink.get_variable_id(): sink.input_value(0).get_node() for sink in model.get_sinks()}
+    # Self-attention's cache grows: what is written there is not what was read.
+    return {name: node for name, node in written.items() if node.get_type_name() == "ReadValue"}
+
+
 def release_projections(model: ov.Model) -> list[str]:
     """Undo `keep_projections`, in place: the kept keys and values are outputs again. Returns their names.
 
     Quantization watches what flows between a model's nodes, and nothing can be watched that runs inside a variable's
     initialization.
     """
-    names = []
-    for sink in model.get_sinks():
-        read = sink.input_value(0).get_node()
-        if read.get_type_name() != "ReadValue":  # self-attention's cache, which grows
-            continue
-        projection, name = read.input_value(0), sink.get_variable_id()
+    kept = kept_projections(model)
+    for read in kept.values():
         for reader in read.output(0).get_target_inputs():
-            reader.replace_source_output(projection)
-        result = opset.result(projection)
-        result.output(0).set_names({name})
+            reader.replace_source_output(read.input_value(0))
+    for sink in [sink for sink in model.get_sinks() if sink.get_variable_id() in kept]:
         model.remove_sink(sink)
-        model.remove_variable(model.get_variable_by_id(name))
-        model.add_results([result])
-        names.append(name)
+        model.remove_variable(model.get_variable_by_id(sink.get_variable_id()))
+    model.add_results(named_projections(kept))
     model.validate_nodes_and_infer_types()
-    return names
+    return list(kept)
+
+
+def named_projections(kept: dict[str, ov.Node]) -> list[ov.Node]:
+    """The projections that `kept` variables begin with, as outputs of those names."""
+    results = []
+    for name, read in kept.items():
+        results.append(opset.result(read.input_value(0)))
+        results[-1].output(0).set_names({name})
+    return results
+
+
+def copy_projections(model: ov.Model) -> ov.Model:
+    """The projections alone, as a model: `encoder_hidden_states` -> every key and value that `model` keeps, by name."""
+    copied = model.clone()
+    return ov.Model(named_projections(kept_projections(copied)), [copied.input("encoder_hidden_states").get_node()])
+
+
+def replace_projections(model: ov.Model, projections: ov.Model) -> None:
+    """Let `model` keep what `projections` gives, in place: it is what `copy_projections` gave, quantized since."""
+    for name, read in kept_projections(model).items():
+        read.input(0).replace_source_output(projections.output(name).get_node().input_value(0))
+    for reader in projections.input(0).get_target_inputs():
+        reader.replace_source_output(model.input("encoder_hidden_states").get_node().output(0))
+    model.validate_nodes_and_infer_types()

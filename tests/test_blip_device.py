@@ -5,7 +5,7 @@ import openvino as ov
 import pytest
 
 import blip_device
-from blip_device import compile_part, compile_properties, default_precision, has_int8_products
+from blip_device import compile_part, compile_properties, has_int8_products
 from blip_files import TEXT_DECODER, TEXT_ENCODER, VISION_MODEL
 
 GROUP = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 64}
@@ -37,7 +37,6 @@ def test_compressed_decoder_gets_wide_groups_and_float32_where_the_cpu_would_tak
 def test_auto_is_left_to_choose_where_it_has_a_choice():
     core = fake_core(["BF16"], ["CPU", "GPU"])
     assert compile_properties(core, "AUTO", TEXT_DECODER, True, {}) == {}
-    assert default_precision(core, "AUTO") is None
 
 
 def test_the_callers_wishes_come_first():
@@ -57,18 +56,16 @@ def test_throughput_is_for_the_vision_model_only(hint):
 @pytest.mark.parametrize(
     ("features", "expected"),
     [
-        (NO_INT8, "FP16"),
-        (NO_INT8 | {"avx512_f": True}, "FP16"),
-        (NO_INT8 | {"avx_vnni": True}, None),
-        (NO_INT8 | {"avx512_vnni": True}, None),
-        (NO_INT8 | {"amx_int8": True}, None),
-        ({"architecture": "aarch64"}, None),
+        (NO_INT8, False),
+        (NO_INT8 | {"avx512_f": True}, False),
+        (NO_INT8 | {"avx_vnni": True}, True),
+        (NO_INT8 | {"avx512_vnni": True}, True),
+        (NO_INT8 | {"amx_int8": True}, True),
+        ({"architecture": "aarch64"}, True),
     ],
 )
-def test_int8_is_the_default_only_where_the_processor_gains_by_it(monkeypatch, features, expected):
-    monkeypatch.setattr(blip_device, "cpu_features", lambda: features)
-    assert default_precision(fake_core(), "CPU") == expected
-    assert default_precision(fake_core(devices=["CPU", "GPU"]), "GPU") is None
+def test_int8_products_are_looked_for_among_the_features(features, expected):
+    assert has_int8_products(features) == expected
 
 
 def test_the_features_of_this_processor_are_reported():

@@ -11,7 +11,6 @@ from conftest import EMBEDDED
 from PIL import Image
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval
 
-import blip_session
 from blip_convert import convert
 from blip_files import TEXT_DECODER, quantized_name
 from blip_session import ModelFolder, Options, Recent, answer_or_caption, ask
@@ -100,16 +99,14 @@ def test_folder_lists_the_devices_that_are_here_and_auto(folder):
     assert folder.devices[-1] == "AUTO"
 
 
-def test_folder_lists_a_precision_only_when_all_its_files_are_there(converted, tmp_path, monkeypatch):
+def test_folder_lists_a_precision_only_when_all_its_files_are_there(converted, tmp_path):
     copy = shutil.copytree(converted, tmp_path / "copy")
     assert ModelFolder(copy).precisions == ["FP16"]
     assert ModelFolder(copy).default_precision == "FP16"
     for file in list(copy.glob("*.xml")) + list(copy.glob("*.bin")):
         shutil.copy(file, quantized_name(str(file.with_suffix(".xml"))).removesuffix(".xml") + file.suffix)
     assert ModelFolder(copy).precisions == ["FP16", "INT8"]
-    for preferred, expected in ((None, "INT8"), ("FP16", "FP16")):
-        monkeypatch.setattr(blip_session, "default_precision", lambda core, device, it=preferred: it)
-        assert ModelFolder(copy).default_precision == expected
+    assert ModelFolder(copy).default_precision == "INT8"
     int4 = copy / quantized_name(TEXT_DECODER, "int4")
     shutil.copy(copy / TEXT_DECODER, int4)
     assert ModelFolder(copy).precisions == ["FP16", "INT8"]
