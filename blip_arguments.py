@@ -1,11 +1,16 @@
 """Checks on the arguments of a generation: what transformers would ignore, or fail on half-way, is refused at once."""
 
+from __future__ import annotations
+
 import math
+import sys
 from collections.abc import Mapping
 from difflib import get_close_matches
 from numbers import Integral, Real
+from typing import TYPE_CHECKING
 
-from transformers import BlipTextConfig, GenerationConfig
+if TYPE_CHECKING:
+    from transformers import BlipTextConfig
 
 DEFAULT_NEW_TOKENS = 20
 """What transformers takes too, though with a warning each time."""
@@ -45,7 +50,7 @@ cache of their own, ask for attentions that the compiled decoder does not give, 
 
 
 def check_generate_arguments(
-    config: BlipTextConfig, defaults: GenerationConfig, prompt_tokens: int, arguments: Mapping[str, object]
+    config: BlipTextConfig, defaults: Mapping[str, object], prompt_tokens: int, arguments: Mapping[str, object]
 ) -> dict[str, object]:
     """The arguments of a generation, without those that are None and so leave a setting as it is.
 
@@ -64,14 +69,24 @@ def check_generate_arguments(
         likeness = get_close_matches(name, GENERATE_ARGUMENTS, 1)
         hint = f"did you mean {likeness[0]!r}?" if likeness else f"there are {', '.join(sorted(GENERATE_ARGUMENTS))}"
         raise ValueError(f"{name!r} is no argument of a generation here; {hint}")
-    base = given.get("generation_config", defaults)
-    if not isinstance(base, GenerationConfig):
-        raise ValueError(f"generation_config is a {type(base).__name__}; it takes transformers' GenerationConfig")
-    settings = {name: value for name, value in vars(base).items() if value is not None} | given
+    base = defaults
+    if "generation_config" in given:
+        base = _settings_of(given["generation_config"])
+    settings = {name: value for name, value in base.items() if value is not None} | given
     _check_values(config, settings if base is not defaults else given)
     _check_search(config, settings, given)
     _check_lengths(config, settings, given, prompt_tokens)
     return given
+
+
+def _settings_of(generation_config: object) -> Mapping[str, object]:
+    """What a caller's generation configuration holds; who has made one has imported transformers."""
+    transformers = sys.modules.get("transformers")
+    if transformers is None or not isinstance(generation_config, transformers.GenerationConfig):
+        raise ValueError(
+            f"generation_config is a {type(generation_config).__name__}; it takes transformers' GenerationConfig"
+        )
+    return vars(generation_config)
 
 
 def _check_values(config: BlipTextConfig, settings: Mapping[str, object]) -> None:

@@ -1,18 +1,27 @@
-"""The text decoder at run time: one step over the compiled stateful model, and `generate` of transformers around it."""
+"""The text decoder at run time: one step over the compiled stateful model, greedy search, and the way to everything
+else that `generate` of transformers can do.
 
-from collections.abc import Iterator
+Neither PyTorch nor transformers is imported until a generation needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from threading import Lock, get_ident
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import openvino as ov
-import torch
-from torch import Tensor
-from transformers import BlipTextConfig, GenerationConfig, GenerationMixin, PreTrainedModel
-from transformers.generation.streamers import BaseStreamer
-from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 
-ENCODER_TENSORS = ("encoder_hidden_states", "encoder_attention_mask")
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import BlipTextConfig
+    from transformers.utils import ModelOutput
+
+    from blip_generate import GenerateDriver
+
 GREEDY = {"num_beams": 1, "do_sample": False}
 """Arguments of `generate` that ask for greedy search and nothing else."""
 GREEDY_ARGUMENTS = {"max_new_tokens", "min_new_tokens", "eos_token_id", "pad_token_id", "streamer"}
@@ -25,6 +34,14 @@ HARMLESS_SETTINGS = {
 """What a generation configuration may hold for `greedy_search` to apply: nothing here changes the tokens it takes."""
 
 
+class Streamer(Protocol):
+    """What gets tokens as they come, such as transformers' `TextStreamer`: the prompt [1, T] first, then each [1]."""
+
+    def put(self, value: np.ndarray | Tensor) -> None: ...
+
+    def end(self) -> None: ...
+
+
 class DecoderState:
     """One generation in progress: an infer request, whose state holds the KV cache, and how far it has come.
 
@@ -35,12 +52,15 @@ class DecoderState:
     is_compileable = False
 
     def __init__(
-        self, text_decoder: ov.CompiledModel, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor | None
+        self,
+        text_decoder: ov.CompiledModel,
+        encoder_hidden_states: np.ndarray,
+        encoder_attention_mask: np.ndarray | None,
     ):
-        embeds = np.ascontiguousarray(encoder_hidden_states.numpy(), np.float32)
+        embeds = np.ascontiguousarray(encoder_hidden_states, np.float32)
         if encoder_attention_mask is None:
-            encoder_attention_mask = torch.ones(embeds.shape[:2])
-        mask = np.ascontiguousarray(encoder_attention_mask.numpy(), np.int64)
+            encoder_attention_mask = np.ones(embeds.shape[:2])
+        mask = np.ascontiguousarray(encoder_attention_mask, np.int64)
         self.request = text_decoder.create_infer_request()
         self.request.set_tensor("encoder_hidden_states", ov.Tensor(embeds, shared_memory=True))
         self.request.set_tensor("encoder_attention_mask", ov.Tensor(mask, shared_memory=True))
@@ -75,44 +95,6 @@ class DecoderState:
         return outputs["logits"]
 
 
-def text_decoder_forward(
-    ov_text_decoder_with_past: ov.CompiledModel,
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
-    past_key_values: DecoderState | None = None,
-    encoder_hidden_states: Tensor | None = None,
-    encoder_attention_mask: Tensor | None = None,
-    use_cache: bool = True,
-    **kwargs,
-) -> CausalLMOutputWithCrossAttentions:
-    """One generation step; after the compiled decoder, the arguments are those of the PyTorch text decoder's `forward`.
-
-    Args:
-        ov_text_decoder_with_past: the compiled stateful decoder.
-        input_ids: [rows, T] int64; all tokens at the first step, the new ones after it.
-        attention_mask: [rows, past + T] int64; None is all ones.
-        past_key_values: what the previous step returned; anything else begins a new generation.
-        encoder_hidden_states: [E, N, width] float32, the image's or the question's tokens. E divides rows.
-        encoder_attention_mask: [E, N] int64; None is all ones.
-        use_cache: False forgets every step, so that `input_ids` must hold all tokens each time.
-        kwargs: what else `forward` takes (`return_dict`, `output_attentions`, ...) and a generation does not need.
-
-    Returns:
-        `logits` [rows, 1, vocabulary] float32 of the last position, and `past_key_values`, None without `use_cache`.
-    """
-    state = past_key_values
-    if not isinstance(state, DecoderState):
-        if encoder_hidden_states is None:
-            raise ValueError("a generation's first step needs encoder_hidden_states, the image's or question's tokens")
-        state = DecoderState(ov_text_decoder_with_past, encoder_hidden_states, encoder_attention_mask)
-    logits = state.step(
-        input_ids.contiguous().numpy(), None if attention_mask is None else attention_mask.to(torch.int64).numpy()
-    )
-    return CausalLMOutputWithCrossAttentions(
-        logits=torch.from_numpy(logits), past_key_values=state if use_cache else None
-    )
-
-
 def greedy_search(
     state: DecoderState,
     input_ids: np.ndarray,
@@ -121,7 +103,7 @@ def greedy_search(
     pad_token_id: int,
     max_new_tokens: int,
     min_new_tokens: int = 0,
-    streamer: BaseStreamer | None = None,
+    streamer: Streamer | None = None,
 ) -> np.ndarray:
     """Take the likeliest token until every row has ended, as `generate` of transformers does without further wishes.
 
@@ -134,7 +116,7 @@ def greedy_search(
     """
     tokens, ended = [input_ids], np.zeros(len(input_ids), bool)
     if streamer is not None:
-        streamer.put(torch.from_numpy(input_ids))
+        streamer.put(input_ids)
     for step in range(max_new_tokens):
         logits = state.step(tokens[-1])[:, 0]
         if step < min_new_tokens:
@@ -142,7 +124,7 @@ def greedy_search(
         chosen = np.where(ended, pad_token_id, logits.argmax(axis=1))
         tokens.append(chosen[:, None])
         if streamer is not None:
-            streamer.put(torch.from_numpy(chosen))
+            streamer.put(chosen)
         ended |= chosen == eos_token_id
         if ended.all():
             break
@@ -151,69 +133,60 @@ def greedy_search(
     return np.concatenate(tokens, axis=1)
 
 
-class OVTextDecoder(PreTrainedModel, GenerationMixin):
-    """The compiled text decoder as a model that transformers' `generate` can drive; it has no PyTorch weights."""
+class OVTextDecoder:
+    """The compiled text decoder with a `generate` that does what transformers' does: greedy search here, in a bare loop
+    that gives the same tokens in less time, and all else by transformers itself.
 
-    config_class = BlipTextConfig
-    main_input_name = "input_ids"
+    Args:
+        config: the decoder's configuration.
+        text_decoder: the compiled stateful model.
+        generation_config: settings of `generate` that hold where its arguments say nothing.
+    """
 
     def __init__(
         self,
         config: BlipTextConfig,
         text_decoder: ov.CompiledModel,
-        generation_config: GenerationConfig | None = None,
+        generation_config: Mapping[str, object] | None = None,
     ):
-        super().__init__(config)
-        self.text_decoder = text_decoder
+        self.config, self.text_decoder = config, text_decoder
+        self.generation_config = dict(generation_config or {})
         self._turn, self._generating = Lock(), None
-        if generation_config is not None:
-            self.generation_config = generation_config
 
-    @property
-    def device(self) -> torch.device:
-        """Where tensors go in and come out; OpenVINO moves them to its own device."""
-        return torch.device("cpu")
-
-    def forward(
+    def generate(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        past_key_values: DecoderState | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_attention_mask: Tensor | None = None,
-        use_cache: bool = True,
-        return_dict: bool = True,
-    ) -> CausalLMOutputWithCrossAttentions:
-        """See `text_decoder_forward`."""
-        return text_decoder_forward(
-            self.text_decoder,
-            input_ids,
-            attention_mask,
-            past_key_values,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            use_cache,
-        )
+        input_ids: np.ndarray,
+        encoder_hidden_states: np.ndarray,
+        encoder_attention_mask: np.ndarray,
+        **generate_kwargs,
+    ) -> np.ndarray | Tensor | ModelOutput:
+        """Continue `input_ids` [rows, T] int64, looking at [E, N, width] float32 with its mask [E, N] int64.
 
-    def generate(self, input_ids: Tensor, **generate_kwargs) -> Tensor:
-        """Transformers' `generate`; plain greedy search takes a bare loop, which gives the same tokens in less time."""
+        Greedy search gives an array [rows, T + new tokens] int64; what transformers does, it also gives.
+        """
         settings = {
-            name: value
-            for name, value in generate_kwargs.items()
-            if name not in ENCODER_TENSORS and value is not None and GREEDY.get(name) != value
+            name: value for name, value in generate_kwargs.items() if value is not None and GREEDY.get(name) != value
         }
         plain = (
             {"max_new_tokens", "eos_token_id", "pad_token_id"} <= settings.keys() <= GREEDY_ARGUMENTS
             and all(isinstance(settings.get(name, 1), int) for name in GREEDY_ARGUMENTS - {"streamer"})
             and min(settings["max_new_tokens"], settings.get("min_new_tokens", 1)) > 0
-            and self.generation_config.to_diff_dict().keys() <= HARMLESS_SETTINGS
+            and self.generation_config.keys() <= HARMLESS_SETTINGS
             and not (input_ids == settings["pad_token_id"]).any()
         )
         with self._take_turn():
-            if not plain:
-                return super().generate(input_ids=input_ids, **generate_kwargs)
-            state = DecoderState(self.text_decoder, *(generate_kwargs[name] for name in ENCODER_TENSORS))
-            return torch.from_numpy(greedy_search(state, input_ids.numpy(), **settings))
+            if plain:
+                state = DecoderState(self.text_decoder, encoder_hidden_states, encoder_attention_mask)
+                return greedy_search(state, input_ids, **settings)
+            return self._driver.generate_from(
+                input_ids, encoder_hidden_states, encoder_attention_mask, self.generation_config, generate_kwargs
+            )
+
+    @cached_property
+    def _driver(self) -> GenerateDriver:
+        from blip_generate import GenerateDriver
+
+        return GenerateDriver.of(self.config, self.text_decoder)
 
     @contextmanager
     def _take_turn(self) -> Iterator[None]:
@@ -229,12 +202,3 @@ class OVTextDecoder(PreTrainedModel, GenerationMixin):
                 yield
             finally:
                 self._generating = None
-
-    def _prepare_cache_for_generation(self, *args, **kwargs) -> None:
-        """The cache is the infer request's state: nothing to allocate."""
-
-    def _expand_inputs_for_generation(self, *args, **kwargs):
-        """Repeat the text for every beam, but not the encoder's tokens: the decoder lets beams share them."""
-        shared = {name: kwargs.pop(name) for name in tuple(kwargs) if name.startswith("encoder_")}
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(*args, **kwargs)
-        return input_ids, model_kwargs | shared

@@ -1,17 +1,24 @@
-"""What depends on the processor: every such choice is made here, from what OpenVINO and PyTorch report of it.
+"""What depends on the processor: every such choice is made here, from what OpenVINO and the system report of it.
 
 Figures are of BLIP base; a processor that none of the rules names gets OpenVINO's own choices.
 """
 
+import os
+import platform
 from collections.abc import Mapping
+from pathlib import Path
 
 import openvino as ov
-import torch
 from openvino.properties.hint import PerformanceMode
 
 from blip_avx2 import expand_weights, products_as_convolutions
 from blip_files import TEXT_DECODER, VISION_MODEL
 
+CPUINFO = Path("/proc/cpuinfo")
+INT8_INSTRUCTIONS = ("avx_vnni", "avx512_vnni", "amx_int8")
+"""Where an x86 processor has any of them, it multiplies 8-bit numbers several times faster than float32."""
+ISA_WITHOUT_INT8 = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
+"""Values of `ONEDNN_MAX_CPU_ISA`, to which OpenVINO's kernels keep, that leave no such instructions."""
 THROUGHPUT = ("THROUGHPUT", PerformanceMode.THROUGHPUT)
 
 
@@ -21,14 +28,29 @@ def runs_on_cpu(core: ov.Core, device: str) -> bool:
 
 
 def cpu_features() -> Mapping[str, object]:
-    """What the processor has, such as `{"architecture": "x86_64", "avx512_f": True, "avx512_vnni": False, ...}`."""
-    return torch.cpu.get_capabilities()
+    """What the processor has, such as `{"architecture": "x86_64", "avx512_f": True, "avx512_vnni": False, ...}`.
+
+    On Linux as the kernel lists it, less what `ONEDNN_MAX_CPU_ISA` keeps OpenVINO from using; elsewhere PyTorch is
+    asked, which takes seconds to import.
+    """
+    if not CPUINFO.exists():
+        import torch
+
+        return torch.cpu.get_capabilities()
+    architecture = platform.machine()
+    if architecture != "x86_64":
+        return {"architecture": architecture}
+    line = next((line for line in CPUINFO.read_text().splitlines() if line.startswith("flags")), "")
+    flags, limit = set(line.split()), os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    if limit in ISA_WITHOUT_INT8:
+        flags -= {*INT8_INSTRUCTIONS, *(() if limit.startswith("AVX512") else ("avx512f",))}
+    found = {"avx512_f": "avx512f" in flags} | {name: name in flags for name in INT8_INSTRUCTIONS}
+    return {"architecture": architecture} | found
 
 
 def has_int8_products(features: Mapping[str, object]) -> bool:
     """Whether the processor has instructions for products of 8-bit numbers: VNNI, AMX, or anything but x86."""
-    int8 = ("avx_vnni", "avx512_vnni", "amx_int8")
-    return features["architecture"] != "x86_64" or any(features[name] for name in int8)
+    return features["architecture"] != "x86_64" or any(features[name] for name in INT8_INSTRUCTIONS)
 
 
 def compile_part(

@@ -7,16 +7,17 @@ so that a damaged file gives an error and never a wrong answer: an IR against it
 """
 
 import hashlib
+import json
 import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import openvino as ov
 from filelock import FileLock, Timeout
-from transformers import BlipConfig
 
 CONVERTER_VERSION = "3"
 """Goes into every IR. Raise it whenever the graphs of `blip_convert` change, so that IRs of the old shape are made anew
@@ -213,8 +214,8 @@ def checksum_line(path: Path) -> str:
     return f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}"
 
 
-def load_config(folder: Path) -> BlipConfig:
-    """The configuration of a converted folder whose settings are as they were saved.
+def load_config(folder: Path) -> SimpleNamespace:
+    """The configuration of a converted folder whose settings are as they were saved, with the names of `BlipConfig`.
 
     Raises:
         FileNotFoundError: there is none.
@@ -235,7 +236,7 @@ def load_config(folder: Path) -> BlipConfig:
             raise ValueError(f"{folder / name} is missing or not as it was saved, going by {CHECKSUMS}: {again}")
     if "config.json" not in names:
         raise ValueError(f"{folder / CHECKSUMS} is damaged, it lacks config.json: {again}")
-    config = BlipConfig.from_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text(), object_hook=lambda names: SimpleNamespace(**names))
     if config.openvino_converter != CONVERTER_VERSION:
         raise ValueError(
             f"{folder} was made by converter version {config.openvino_converter}, this is {CONVERTER_VERSION}: {again}"
@@ -243,7 +244,7 @@ def load_config(folder: Path) -> BlipConfig:
     return config
 
 
-def read_part(core: ov.Core, path: Path, config: BlipConfig) -> ov.Model:
+def read_part(core: ov.Core, path: Path, config: SimpleNamespace) -> ov.Model:
     """Read the IR at `path`, made sure to be whole, of the checkpoint that `config` names and of these versions.
 
     Raises:

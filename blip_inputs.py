@@ -1,17 +1,33 @@
-"""Checks on what a caller hands to the model: wrong input gets an error that names the value and the way out."""
+"""Checks on what a caller hands to the model: wrong input gets an error that names the value and the way out.
 
+PyTorch is not imported for it: who hands in a tensor has done so.
+"""
+
+from __future__ import annotations
+
+import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 from unicodedata import category
 
 import numpy as np
 import openvino as ov
-import torch
-from torch import Tensor
-from transformers import BlipTextConfig
 
 from blip_images import load_image
 
-__all__ = ["check_batch", "check_device", "check_pixels", "check_question", "check_text", "load_image"]
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import BlipTextConfig
+
+    Array: TypeAlias = Tensor | np.ndarray
+
+__all__ = ["as_array", "check_batch", "check_device", "check_pixels", "check_question", "check_text", "load_image"]
+
+
+def is_tensor(values: object) -> bool:
+    """Whether `values` is a tensor of PyTorch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(values, torch.Tensor)
 
 
 def check_device(core: ov.Core, device: str) -> None:
@@ -22,7 +38,7 @@ def check_device(core: ov.Core, device: str) -> None:
         raise ValueError(f"there is no device {device!r} here; choose one of {[*core.available_devices, 'AUTO']}")
 
 
-def check_pixels(pixel_values: Tensor | np.ndarray, expected: Sequence[int]) -> np.ndarray:
+def check_pixels(pixel_values: Array, expected: Sequence[int]) -> np.ndarray:
     """`pixel_values` as a contiguous float32 array [B, 3, H, W]; `expected` is what the model takes, [1, 3, H, W].
 
     Any strides and any device will do.
@@ -30,7 +46,7 @@ def check_pixels(pixel_values: Tensor | np.ndarray, expected: Sequence[int]) -> 
     Raises:
         ValueError: they are no floats, not finite, there is no image, or one of another size.
     """
-    pixels = _on_cpu(pixel_values, "pixel_values")
+    pixels = as_array(pixel_values, "pixel_values")
     if pixels.dtype.kind != "f":
         raise ValueError(
             f"pixel_values is of {pixels.dtype}; it takes floats, normalized as the processor does: "
@@ -56,10 +72,8 @@ def check_batch(images: int, texts: int) -> None:
         raise ValueError(f"{images} images do not go with {texts} texts: give one image for all or one for each")
 
 
-def check_text(
-    config: BlipTextConfig, input_ids: Tensor | np.ndarray, attention_mask: Tensor | np.ndarray | None
-) -> tuple[Tensor, Tensor]:
-    """Token ids and their mask as contiguous int64 tensors [B, T]; no mask is a mask of ones.
+def check_text(config: BlipTextConfig, input_ids: Array, attention_mask: Array | None) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids and their mask as contiguous int64 arrays [B, T]; no mask is a mask of ones.
 
     Any integer dtype, strides and device will do; the mask may also be of bools or floats.
 
@@ -67,7 +81,7 @@ def check_text(
         ValueError: they are no token ids, too long for the model, or of different shapes; the mask holds something
             other than 0 and 1, or hides tokens that are not at the end.
     """
-    ids = _on_cpu(input_ids, "input_ids")
+    ids = as_array(input_ids, "input_ids")
     if ids.ndim != 2 or not ids.size or ids.dtype.kind not in "iu":
         raise ValueError(f"input_ids is {list(ids.shape)} of {ids.dtype}; it takes [texts, tokens] of int64")
     if ids.shape[1] > config.max_position_embeddings:
@@ -79,7 +93,7 @@ def check_text(
             f"input_ids has tokens from {ids.min()} to {ids.max()}, outside the vocabulary of "
             f"{config.vocab_size}: use the tokenizer that came with the model"
         )
-    mask = np.ones(ids.shape, np.int64) if attention_mask is None else _on_cpu(attention_mask, "attention_mask")
+    mask = np.ones(ids.shape, np.int64) if attention_mask is None else as_array(attention_mask, "attention_mask")
     if mask.shape != ids.shape:
         raise ValueError(f"attention_mask is {list(mask.shape)} but input_ids is {list(ids.shape)}")
     odd = mask[(mask != 0) & (mask != 1)]
@@ -90,21 +104,26 @@ def check_text(
     if ((mask[:, :-1] == 0) & (mask[:, 1:] == 1)).any():
         # The text model counts positions from the first column, hidden or not: padding there would change the answer.
         raise ValueError("attention_mask hides tokens before others: pad texts at the end, padding_side='right'")
-    return tuple(torch.from_numpy(np.array(each, np.int64, order="C")) for each in (ids, mask))
+    return tuple(np.array(each, np.int64, order="C") for each in (ids, mask))
 
 
-def _on_cpu(values: Tensor | np.ndarray, name: str) -> np.ndarray:
-    """A caller's tensor as an array, which may share its memory."""
+def as_array(values: Array, name: str) -> np.ndarray:
+    """A caller's tensor or array as an array, which may share its memory.
+
+    Raises:
+        ValueError: it is neither, or has no values.
+    """
     if isinstance(values, np.ndarray):
         return values
-    if not isinstance(values, Tensor):
+    if not is_tensor(values):
         raise ValueError(
-            f"{name} is a {type(values).__name__}; it takes a tensor: call the processor with return_tensors='pt'"
+            f"{name} is a {type(values).__name__}; it takes an array or a tensor: use the processor that came with "
+            "the model, a BlipProcessor with return_tensors='pt'"
         )
     if values.device.type == "meta":
         raise ValueError(f"{name} is on the meta device and so has no values: load it on a real one")
     values = values.detach().cpu()
-    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
 
 
 def check_question(question: str) -> str:

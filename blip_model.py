@@ -1,22 +1,28 @@
 """Run a converted BLIP model with OpenVINO: answer questions about images, caption them, match them with texts.
 
 model = OVBlipModel.from_pretrained("build/blip-vqa-base", device="CPU")
-ids = model.generate_answer(**processor(load_image("photo.jpg"), "how many dogs are there?", return_tensors="pt"))
+processor = OVBlipProcessor.from_pretrained("build/blip-vqa-base")
+ids = model.generate_answer(**processor("photo.jpg", "how many dogs are there?"))
+
+Arrays of NumPy and tensors of PyTorch both do, and what comes back is of the kind that was given. PyTorch and
+transformers, which take longer to import than BLIP to answer, are not imported before a caller asks for something that
+needs them: a search other than greedy, or a tensor.
 """
 
+from __future__ import annotations
+
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 import openvino as ov
-import torch
 from openvino.utils.data_helpers import OVDict
-from torch import Tensor
-from transformers import BlipConfig, GenerationConfig, PreTrainedModel
 
 from blip_arguments import DEFAULT_NEW_TOKENS, check_generate_arguments
-from blip_decoder import OVTextDecoder, text_decoder_forward
+from blip_decoder import OVTextDecoder, Streamer
 from blip_device import compile_part
 from blip_files import (
     PARTS_OF_ARCHITECTURE,
@@ -27,9 +33,22 @@ from blip_files import (
     part_files,
     read_part,
 )
-from blip_inputs import check_batch, check_device, check_pixels, check_text
+from blip_inputs import check_batch, check_device, check_pixels, check_text, is_tensor
 
-__all__ = ["EncodedImages", "OVBlipModel", "text_decoder_forward"]
+if TYPE_CHECKING:
+    from transformers import BlipConfig, PreTrainedModel
+    from transformers.utils import ModelOutput
+
+    from blip_inputs import Array
+
+
+def __getattr__(name: str) -> object:
+    """`text_decoder_forward`, which `blip_generate` holds: importing it imports PyTorch and transformers."""
+    if name != "text_decoder_forward":
+        raise AttributeError(f"module 'blip_model' has no attribute {name!r}")
+    from blip_generate import text_decoder_forward
+
+    return text_decoder_forward
 
 
 class TextEncoderRequest:
@@ -44,7 +63,7 @@ class TextEncoderRequest:
         self._turn = Lock()
         self._image_embeds: np.ndarray | None = None
 
-    def infer(self, image_embeds: np.ndarray, input_ids: Tensor, attention_mask: Tensor) -> OVDict:
+    def infer(self, image_embeds: np.ndarray, input_ids: np.ndarray, attention_mask: np.ndarray) -> OVDict:
         """Outputs by name for `image_embeds` [B, N, vision hidden] and checked texts [k·B, T], k for each image."""
         with self._turn:
             if self._image_embeds is not image_embeds:
@@ -53,9 +72,7 @@ class TextEncoderRequest:
                 image_mask = np.ones(image_embeds.shape[:2], np.int64)
                 self._request.set_tensor("encoder_hidden_states", ov.Tensor(image_embeds, shared_memory=True))
                 self._request.set_tensor("encoder_attention_mask", ov.Tensor(image_mask))
-            outputs = self._request.infer(
-                {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}, share_inputs=True
-            )
+            outputs = self._request.infer({"input_ids": input_ids, "attention_mask": attention_mask}, share_inputs=True)
             self._image_embeds = image_embeds  # only once they are projected; a failure leaves nothing to go on from
             return outputs
 
@@ -67,17 +84,49 @@ class EncodedImages:
     model is asked about no other images in between.
     """
 
-    def __init__(self, image_embeds: np.ndarray, vision_model: ov.CompiledModel, text_encoder: TextEncoderRequest):
+    def __init__(
+        self,
+        image_embeds: np.ndarray,
+        vision_model: ov.CompiledModel,
+        text_encoder: TextEncoderRequest,
+        from_tensor: bool,
+    ):
         self.image_embeds = image_embeds  # [B, N, vision hidden] float32
         self.vision_model, self.text_encoder = vision_model, text_encoder
+        self.from_tensor = from_tensor
+        """Whether the images were a tensor, so that their captions are to be one."""
 
     def __len__(self) -> int:
         """How many images."""
         return len(self.image_embeds)
 
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> OVDict:
+    def encode_text(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> OVDict:
         """The text encoder's outputs by name, for checked texts [k·B, T] of which k each are about one image."""
         return self.text_encoder.infer(self.image_embeds, input_ids, attention_mask)
+
+
+def gives_tensors(*given: object) -> bool:
+    """Whether a call with these inputs is to give a tensor: any of them is one, or was made of one."""
+    return any(each.from_tensor if isinstance(each, EncodedImages) else is_tensor(each) for each in given)
+
+
+def as_given(result: Array | ModelOutput, tensors: bool) -> Array | ModelOutput:
+    """`result` as a tensor or as an array; what is neither stays what it is."""
+    if isinstance(result, np.ndarray) and tensors:
+        import torch
+
+        return torch.from_numpy(result)
+    return result.numpy() if is_tensor(result) and not tensors else result
+
+
+class KindStreamer:
+    """Hands tokens on to the caller's streamer, as tensors or as arrays."""
+
+    def __init__(self, streamer: Streamer, tensors: bool):
+        self.streamer, self.tensors, self.end = streamer, tensors, streamer.end
+
+    def put(self, value: Array) -> None:
+        self.streamer.put(as_given(value, self.tensors))
 
 
 class OVBlipModel:
@@ -93,7 +142,7 @@ class OVBlipModel:
         config: the checkpoint's configuration.
         decoder_start_token_id: the token every answer and caption starts with.
         vision_model, text_encoder: compiled models.
-        text_decoder: a compiled model, or a PyTorch text decoder whose `forward` is
+        text_decoder: a compiled model, an `OVTextDecoder`, or a PyTorch text decoder whose `forward` is
             `partial(text_decoder_forward, ov_text_decoder_with_past=compiled)`.
             A captioning checkpoint has no `text_encoder`, a retrieval one no `text_decoder`: None then.
     """
@@ -104,7 +153,7 @@ class OVBlipModel:
         decoder_start_token_id: int,
         vision_model: ov.CompiledModel,
         text_encoder: ov.CompiledModel | None,
-        text_decoder: ov.CompiledModel | PreTrainedModel | None,
+        text_decoder: ov.CompiledModel | OVTextDecoder | PreTrainedModel | None,
     ):
         self.config = config
         self.decoder_start_token_id = decoder_start_token_id
@@ -122,7 +171,7 @@ class OVBlipModel:
         device: str = "AUTO",
         precision: str | None = None,
         ov_config: Mapping[str, object] | None = None,
-    ) -> "OVBlipModel":
+    ) -> OVBlipModel:
         """Load a folder that `blip_convert` made and compile its parts; no PyTorch weights are loaded.
 
         Args:
@@ -138,6 +187,9 @@ class OVBlipModel:
             ValueError: the parts are of different checkpoints, or there is no such device or precision.
         """
         core, folder = ov.Core(), Path(folder)
+        # Of mapped files some pages stay in memory beside the weights that were packed from them, and a file that is
+        # cut short meanwhile would end the process.
+        core.set_property({"ENABLE_MMAP": False})
         check_device(core, device)
         config = load_config(folder)
         files = part_files(folder, PARTS_OF_ARCHITECTURE[config.architectures[0]], precision)
@@ -147,12 +199,12 @@ class OVBlipModel:
             compiled[part] = compile_part(core, model, device, part, file != part, ov_config or {})
         text_decoder = None
         if TEXT_DECODER in compiled:
-            generation_config = GenerationConfig.from_pretrained(folder)
+            generation_config = json.loads((folder / "generation_config.json").read_text())
             text_decoder = OVTextDecoder(config.text_config, compiled[TEXT_DECODER], generation_config)
         start = config.text_config.bos_token_id
         return cls(config, start, compiled[VISION_MODEL], compiled.get(TEXT_ENCODER), text_decoder)
 
-    def encode_images(self, pixel_values: Tensor | EncodedImages) -> EncodedImages:
+    def encode_images(self, pixel_values: Array | EncodedImages) -> EncodedImages:
         """Run the vision model; the result can be given in place of `pixel_values`, as often as you like.
 
         The model takes one image; a batch is one request for each, as many at once as the device is set up for.
@@ -178,9 +230,9 @@ class OVBlipModel:
         for index in range(len(pixels)):
             queue.start_async({0: pixels[index : index + 1]}, index, share_inputs=True)
         queue.wait_all()
-        return EncodedImages(embeds, self.vision_model, self._text_encoder_request)
+        return EncodedImages(embeds, self.vision_model, self._text_encoder_request, is_tensor(pixel_values))
 
-    def _encode_text(self, pixel_values: Tensor | EncodedImages, input_ids: Tensor, attention_mask: Tensor | None):
+    def _encode_text(self, pixel_values: Array | EncodedImages, input_ids: Array, attention_mask: Array | None):
         """The text's tokens after looking at the image: the text encoder's outputs, and its checked attention mask.
 
         `pixel_values` [1 or B, 3, H, W], `input_ids` [B, T] -> outputs by name, attention mask [B, T] int64.
@@ -196,11 +248,11 @@ class OVBlipModel:
 
     def generate_answer(
         self,
-        pixel_values: Tensor | EncodedImages,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
+        pixel_values: Array | EncodedImages,
+        input_ids: Array,
+        attention_mask: Array | None = None,
         **generate_kwargs,
-    ) -> Tensor:
+    ) -> Array | ModelOutput:
         """Answer questions about images.
 
         Args:
@@ -211,25 +263,27 @@ class OVBlipModel:
             generate_kwargs: those of transformers' `generate`, see `blip_arguments.GENERATE_ARGUMENTS`.
 
         Returns:
-            Token ids [B, answer tokens] int64, as transformers' `generate` gives them.
+            Token ids [B, answer tokens] int64, as transformers' `generate` gives them: a tensor where an input was one,
+            else an array.
 
         Raises:
             ValueError: an input or a generation argument is wrong; the message names it.
         """
         self._check_decoder()
         generate_kwargs = self._check_arguments(generate_kwargs, prompt_lengths=[1])
-        outputs, attention_mask = self._encode_text(pixel_values, input_ids, attention_mask)
+        outputs, question_mask = self._encode_text(pixel_values, input_ids, attention_mask)
         question_embeds = outputs["last_hidden_state"]
-        start = torch.full((len(question_embeds), 1), self.decoder_start_token_id)
-        return self._generate(start, question_embeds, attention_mask, generate_kwargs)
+        start = np.full((len(question_embeds), 1), self.decoder_start_token_id)
+        tensors = gives_tensors(pixel_values, input_ids)
+        return self._generate(start, question_embeds, question_mask, generate_kwargs, tensors)
 
     def generate_caption(
         self,
-        pixel_values: Tensor | EncodedImages,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        pixel_values: Array | EncodedImages,
+        input_ids: Array | None = None,
+        attention_mask: Array | None = None,
         **generate_kwargs,
-    ) -> Tensor:
+    ) -> Array | ModelOutput:
         """Caption images, or continue a prompt about them.
 
         Args:
@@ -240,12 +294,14 @@ class OVBlipModel:
             generate_kwargs: those of transformers' `generate`, see `blip_arguments.GENERATE_ARGUMENTS`.
 
         Returns:
-            Token ids [B, caption tokens] int64, the prompt among them, as transformers' `generate` gives them.
+            Token ids [B, caption tokens] int64, the prompt among them, as transformers' `generate` gives them: a tensor
+            where an input was one, else an array.
 
         Raises:
             ValueError: an input or a generation argument is wrong; the message names it.
         """
         self._check_decoder()
+        tensors = gives_tensors(pixel_values, input_ids)
         prompts, lengths = [], [1]
         if input_ids is not None:
             input_ids, attention_mask = check_text(self.config.text_config, input_ids, attention_mask)
@@ -258,17 +314,17 @@ class OVBlipModel:
         if prompts:
             check_batch(len(pixel_values), len(prompts))
         image_embeds = self.encode_images(pixel_values).image_embeds
-        image_mask = torch.ones(image_embeds.shape[:2], dtype=torch.int64)
+        image_mask = np.ones(image_embeds.shape[:2], np.int64)
         if not prompts:
-            start = torch.full((len(image_embeds), 1), self.decoder_start_token_id)
-            return self._generate(start, image_embeds, image_mask, generate_kwargs)
+            prompts = [np.array([self.decoder_start_token_id])] * len(image_embeds)
         if len(set(lengths)) == 1:
-            return self._generate(torch.stack(prompts), image_embeds, image_mask, generate_kwargs)
-        return self._generate_by_length(prompts, lengths, image_embeds, image_mask, generate_kwargs)
+            return self._generate(np.stack(prompts), image_embeds, image_mask, generate_kwargs, tensors)
+        rows = self._generate_by_length(prompts, lengths, image_embeds, image_mask, generate_kwargs)
+        return as_given(rows, tensors)
 
     def match(
-        self, pixel_values: Tensor | EncodedImages, input_ids: Tensor, attention_mask: Tensor | None = None
-    ) -> Tensor:
+        self, pixel_values: Array | EncodedImages, input_ids: Array, attention_mask: Array | None = None
+    ) -> Array:
         """How likely each text describes the image: image-text matching, for retrieval checkpoints.
 
         Shapes are those of `generate_answer`; returns probabilities [B] float32.
@@ -281,13 +337,16 @@ class OVBlipModel:
                 f"{self.config.architectures[0]} cannot match texts: use a checkpoint such as blip-itm-base-coco"
             )
         outputs, _ = self._encode_text(pixel_values, input_ids, attention_mask)
-        return torch.from_numpy(outputs["itm_logits"]).softmax(dim=1)[:, 1]
+        logits = outputs["itm_logits"]
+        likelihoods = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = likelihoods[:, 1] / likelihoods.sum(axis=1)
+        return as_given(probabilities, gives_tensors(pixel_values, input_ids))
 
     def _check_decoder(self) -> None:
         if self.text_decoder is None:
             raise ValueError(f"{self.config.architectures[0]} has no text decoder: it cannot write text, only match it")
 
-    def _check_images(self, pixel_values: Tensor | EncodedImages) -> np.ndarray | EncodedImages:
+    def _check_images(self, pixel_values: Array | EncodedImages) -> np.ndarray | EncodedImages:
         if not isinstance(pixel_values, EncodedImages):
             return check_pixels(pixel_values, self.vision_model.input(0).shape)
         if pixel_values.vision_model is not self.vision_model:
@@ -302,46 +361,70 @@ class OVBlipModel:
                     f"{name} works on prompts of one length, these have {sorted(set(prompt_lengths))} tokens: "
                     "caption them one at a time"
                 )
-        defaults = self.text_decoder.generation_config
-        return check_generate_arguments(self.config.text_config, defaults, max(prompt_lengths), generate_kwargs)
-
-    def _prompt(self, tokens: Tensor) -> Tensor:
-        """The tokenizer's [CLS] a picture of [SEP] as the decoder wants it: [DEC] a picture of."""
-        ends = tokens[-1] == self.config.text_config.sep_token_id
-        return torch.cat([torch.tensor([self.decoder_start_token_id]), tokens[1 : len(tokens) - int(ends)]])
-
-    def _generate(
-        self, input_ids: Tensor, encoder_hidden_states, encoder_attention_mask: Tensor, generate_kwargs: dict
-    ):
-        """`generate` of the text decoder, told what BLIP's tokens mean and, by default, where to stop."""
-        config = self.config.text_config
-        special_tokens = {"eos_token_id": config.sep_token_id, "pad_token_id": config.pad_token_id}
-        defaults = self.text_decoder.generation_config
-        if not {"max_length", "max_new_tokens", "generation_config"} & generate_kwargs.keys() and not (
-            defaults.max_length or defaults.max_new_tokens
-        ):
-            generate_kwargs = generate_kwargs | {"max_new_tokens": DEFAULT_NEW_TOKENS}
-        return self.text_decoder.generate(
-            input_ids=input_ids,
-            encoder_hidden_states=torch.from_numpy(encoder_hidden_states),
-            encoder_attention_mask=encoder_attention_mask,
-            **special_tokens | generate_kwargs,
+        return check_generate_arguments(
+            self.config.text_config, self._default_settings(), max(prompt_lengths), generate_kwargs
         )
 
-    def _generate_by_length(self, prompts, lengths, image_embeds, image_mask, generate_kwargs) -> Tensor:
+    def _default_settings(self) -> Mapping[str, object]:
+        """The settings of `generate` that hold where a caller says nothing."""
+        settings = self.text_decoder.generation_config
+        return settings if isinstance(settings, Mapping) else vars(settings)  # of a PyTorch text decoder
+
+    def _prompt(self, tokens: np.ndarray) -> np.ndarray:
+        """The tokenizer's [CLS] a picture of [SEP] as the decoder wants it: [DEC] a picture of."""
+        ends = tokens[-1] == self.config.text_config.sep_token_id
+        return np.concatenate([[self.decoder_start_token_id], tokens[1 : len(tokens) - int(ends)]])
+
+    def _generate(
+        self,
+        input_ids: np.ndarray,
+        encoder_hidden_states: np.ndarray,
+        encoder_attention_mask: np.ndarray,
+        generate_kwargs: dict,
+        tensors: bool,
+    ) -> Array | ModelOutput:
+        """`generate` of the text decoder, told what BLIP's tokens mean and, by default, where to stop."""
+        config, defaults = self.config.text_config, self._default_settings()
+        settings = {"eos_token_id": config.sep_token_id, "pad_token_id": config.pad_token_id} | generate_kwargs
+        if not {"max_length", "max_new_tokens", "generation_config"} & settings.keys() and not (
+            defaults.get("max_length") or defaults.get("max_new_tokens")
+        ):
+            settings["max_new_tokens"] = DEFAULT_NEW_TOKENS
+        if "streamer" in settings:
+            settings["streamer"] = KindStreamer(settings["streamer"], tensors)
+        inputs = {
+            "input_ids": input_ids,
+            "encoder_hidden_states": encoder_hidden_states,
+            "encoder_attention_mask": encoder_attention_mask,
+        }
+        if not isinstance(self.text_decoder, OVTextDecoder):  # but PyTorch's, around `text_decoder_forward`
+            inputs = {name: as_given(array, tensors=True) for name, array in inputs.items()}
+        return as_given(self.text_decoder.generate(**inputs, **settings), tensors)
+
+    def _generate_by_length(
+        self,
+        prompts: list[np.ndarray],
+        lengths: list[int],
+        image_embeds: np.ndarray,
+        image_mask: np.ndarray,
+        generate_kwargs: dict,
+    ) -> np.ndarray:
         """Prompts of one length go together, so that no padding stands between a prompt and its continuation."""
-        rows: list[Tensor] = [torch.empty(0)] * len(prompts)
+        rows: list[np.ndarray] = [np.empty(0)] * len(prompts)
         for length in sorted(set(lengths)):
             chosen = [index for index, own in enumerate(lengths) if own == length]
             images = [0] if len(image_embeds) == 1 else chosen
             ids = self._generate(
-                torch.stack([prompts[index] for index in chosen]),
+                np.stack([prompts[index] for index in chosen]),
                 image_embeds[images],
                 image_mask[images],
                 generate_kwargs,
+                tensors=False,
             )
-            for index, row in zip(chosen, ids.view(len(chosen), -1, ids.shape[-1]), strict=True):
+            for index, row in zip(chosen, ids.reshape(len(chosen), -1, ids.shape[-1]), strict=True):
                 rows[index] = row
         longest = max(row.shape[-1] for row in rows)
         pad = self.config.text_config.pad_token_id
-        return torch.cat([torch.nn.functional.pad(row, (0, longest - row.shape[-1]), value=pad) for row in rows])
+        return np.concatenate(
+            [np.pad(row, ((0, 0), (0, longest - row.shape[-1])), constant_values=pad) for row in rows]
+        )

@@ -16,16 +16,19 @@ from pathlib import Path
 from threading import Lock
 from typing import Generic, Literal, TypeVar
 
+import numpy as np
 import openvino as ov
+import torch
 from PIL import Image
 from torch import Tensor
 from transformers import BlipProcessor
 
+from blip_arguments import DEFAULT_NEW_TOKENS
 from blip_files import PARTS_OF_ARCHITECTURE, TEXT_DECODER, TEXT_ENCODER, load_config, part_files
 from blip_images import load_image
 from blip_inputs import check_question
-from blip_model import DEFAULT_NEW_TOKENS, EncodedImages, OVBlipModel
-from blip_preprocess import preprocess_image
+from blip_model import EncodedImages, OVBlipModel
+from blip_processor import preprocess_image
 from blip_streaming import stream_tokens
 
 PRECISIONS = ("FP16", "INT8", "INT4")
@@ -274,7 +277,7 @@ def answer_or_caption(
 
 def pixels(processor: BlipProcessor, image: Image.Image) -> Tensor:
     """An RGB image as the model takes it, [1, 3, H, W] float32, normalized."""
-    return preprocess_image(processor.image_processor, image)
+    return torch.from_numpy(preprocess_image(processor.image_processor, image))
 
 
 @contextmanager
@@ -289,10 +292,10 @@ class TimedImages(EncodedImages):
     """Encoded images for one request, which notes the time that the text encoder takes on them."""
 
     def __init__(self, images: EncodedImages, milliseconds: dict[str, float]):
-        super().__init__(images.image_embeds, images.vision_model, images.text_encoder)
+        super().__init__(images.image_embeds, images.vision_model, images.text_encoder, images.from_tensor)
         self.images, self.milliseconds = images, milliseconds
 
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor):
+    def encode_text(self, input_ids: np.ndarray, attention_mask: np.ndarray):
         """See `EncodedImages.encode_text`; what that keeps between questions stays with the shared images."""
         with timed(self.milliseconds, "text encoder"):
             return self.images.encode_text(input_ids, attention_mask)

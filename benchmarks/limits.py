@@ -16,6 +16,8 @@ import torch
 from openvino import opset13 as opset
 from transformers import BlipConfig
 
+from blip_avx2 import products_as_convolutions
+
 ROWS, WIDTH, INNER, PAIRS = 577, 768, 3072, 4
 """The products whose rate is measured: four of BLIP base's feed-forward pairs over an image's tokens."""
 OPERATIONS = 2 * ROWS * WIDTH * INNER * 2 * PAIRS
@@ -224,10 +226,10 @@ def best_seconds(run: Callable[[], object], runs: int = 10) -> float:
 
 
 def feed_forward(quantized: bool) -> ov.Model:
-    """`PAIRS` pairs of products [ROWS, WIDTH] -> [ROWS, INNER] -> [ROWS, WIDTH] and nothing else; with INT8 weights and
-    activations where `quantized`."""
+    """`PAIRS` pairs of products [1, ROWS, WIDTH] -> [1, ROWS, INNER] -> [1, ROWS, WIDTH] and nothing else; with INT8
+    weights and activations where `quantized`."""
     draw = np.random.default_rng(0)
-    tokens = node = opset.parameter([ROWS, WIDTH], ov.Type.f32)
+    tokens = node = opset.parameter([1, ROWS, WIDTH], ov.Type.f32)
     for columns, rows in [(WIDTH, INNER), (INNER, WIDTH)] * PAIRS:
         weights = draw.integers(-127, 128, (rows, columns), dtype=np.int8)
         scale = opset.constant(np.full((rows, 1), 1 / (73 * columns**0.5), np.float32))
@@ -241,11 +243,14 @@ def feed_forward(quantized: bool) -> ov.Model:
     return ov.Model([node], [tokens])
 
 
-def product_rate(core: ov.Core, quantized: bool, hint: str) -> float:
-    """Operations a second of `feed_forward` under an inference precision hint."""
-    compiled = core.compile_model(feed_forward(quantized), "CPU", {"INFERENCE_PRECISION_HINT": hint})
+def product_rate(core: ov.Core, quantized: bool, hint: str, convolved: bool = False) -> float:
+    """Operations a second of `feed_forward` under an inference precision hint, or of the same as convolutions."""
+    model = feed_forward(quantized)
+    if convolved:
+        products_as_convolutions(model)
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
     request = compiled.create_infer_request()
-    tokens = np.random.default_rng(0).standard_normal((ROWS, WIDTH), dtype=np.float32)
+    tokens = np.random.default_rng(0).standard_normal((1, ROWS, WIDTH), dtype=np.float32)
     return OPERATIONS / best_seconds(lambda: request.infer([tokens], share_inputs=True))
 
 
@@ -283,7 +288,8 @@ def measure() -> Machine:
     core = ov.Core()
     hints = ["f32"] + ["bf16"] * ("BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     floating = max(torch_product_rate(), *(product_rate(core, False, hint) for hint in hints))
-    int8 = max(floating, onnx_product_rate(), *(product_rate(core, True, hint) for hint in hints))
+    convolved = product_rate(core, True, "f32", convolved=True)
+    int8 = max(floating, onnx_product_rate(), convolved, *(product_rate(core, True, hint) for hint in hints))
     much, vector = torch.ones(2**15, 2**12), torch.ones(2**12)  # 512 MiB, far more than any cache
     seconds = min(best_seconds(much.sum), best_seconds(lambda: much @ vector))
     return Machine({"float": floating, "int8": int8}, much.numel() * much.element_size() / seconds)

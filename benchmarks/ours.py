@@ -1,28 +1,32 @@
 """This project's model, through its public functions only."""
 
-from collections.abc import Mapping
-from io import BytesIO
-from pathlib import Path
+from __future__ import annotations
 
-from PIL import Image
-from torch import Tensor
-from transformers import BatchFeature, BlipProcessor
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from benchmarks.sides import Laps, Side, generation
 from blip_model import EncodedImages, OVBlipModel
-from blip_preprocess import preprocess_image
+from blip_processor import OVBlipProcessor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import BatchFeature
 
 
-def load_ours(folder: Path, precision: str, properties: Mapping[str, object]) -> "Ours":
+def load_ours(folder: Path, precision: str, properties: Mapping[str, object]) -> Ours:
     """The converted folder at "FP16", "INT8" or "INT4", with more OpenVINO `properties`."""
     model = OVBlipModel.from_pretrained(folder, "CPU", precision, properties)
-    return Ours(model, BlipProcessor.from_pretrained(folder))
+    return Ours(model, OVBlipProcessor.from_pretrained(folder))
 
 
 class Ours(Side):
     """An image stays encoded, and its keys and values stay in the text encoder, for the next question about it."""
 
-    def __init__(self, model: OVBlipModel, processor: BlipProcessor):
+    def __init__(self, model: OVBlipModel, processor: OVBlipProcessor):
         super().__init__(processor)
         self.model = model
 
@@ -41,5 +45,9 @@ class Ours(Side):
         laps.lap()
         return self.model.generate_caption(images, **generation(new_tokens, laps, num_beams))
 
-    def preprocess(self, jpeg: bytes) -> Tensor:
-        return preprocess_image(self.processor.image_processor, Image.open(BytesIO(jpeg)).convert("RGB"))
+    def preprocess(self, jpeg: bytes) -> np.ndarray:
+        return self.processor(jpeg)["pixel_values"]
+
+    def end_to_end(self, jpeg: bytes, question: str, new_tokens: int) -> str:
+        ids = self.answer(self.preprocess(jpeg), self.processor(text=question), new_tokens, Laps())
+        return self.processor.decode(ids[0])

@@ -1,13 +1,18 @@
 """What is compared: the sides' names, what each of them can do, and how to load one from its files."""
 
+from __future__ import annotations
+
 import time
 from abc import ABC, abstractmethod
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
-from torch import Tensor
-from transformers import BatchFeature, BlipProcessor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import BatchFeature, BlipProcessor
 
 PYTORCH, BASELINE = ("PyTorch fp32", "PyTorch bf16"), "PyTorch fp32"
 PUBLISHED = ("published FP16", "published INT8")

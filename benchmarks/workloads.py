@@ -1,17 +1,21 @@
 """The tasks that are timed, the same for every side: inputs, numbers of tokens, and checks on what comes back."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-from transformers import BatchFeature, BlipProcessor
 
 from benchmarks.sides import Laps, Side
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import BatchFeature, BlipProcessor
 
 QUESTION = "how many dogs are in the picture ?"
 OTHER_QUESTION = "what color is shape in the picture ?"
@@ -40,7 +44,7 @@ class Inputs:
     other_question: BatchFeature
 
     @classmethod
-    def make(cls, processor: BlipProcessor) -> "Inputs":
+    def make(cls, processor: BlipProcessor) -> Inputs:
         jpeg = photo()
         pixel_values = processor(images=Image.open(BytesIO(jpeg)), return_tensors="pt")["pixel_values"]
         texts = (processor(text=text, return_tensors="pt") for text in (QUESTION, OTHER_QUESTION))
@@ -48,6 +52,8 @@ class Inputs:
 
     def batch(self, images: int) -> Tensor:
         """[images, 3, H, W]: the picture, shifted further and further to the side."""
+        import torch  # not for a fresh process of a side that does without
+
         return torch.cat([self.pixel_values.roll(7 * index, dims=3) for index in range(images)])
 
 

@@ -1,8 +1,10 @@
+import platform
 from types import SimpleNamespace
 
 import numpy as np
 import openvino as ov
 import pytest
+import torch
 
 import blip_device
 from blip_device import compile_part, compile_properties, has_int8_products
@@ -68,10 +70,40 @@ def test_int8_products_are_looked_for_among_the_features(features, expected):
     assert has_int8_products(features) == expected
 
 
-def test_the_features_of_this_processor_are_reported():
-    features = blip_device.cpu_features()
-    assert has_int8_products(features) in (True, False)
-    assert features["architecture"] != "x86_64" or features["avx512_f"] in (True, False)
+def test_the_features_of_this_processor_are_those_that_pytorch_reports(monkeypatch):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    expected = torch.cpu.get_capabilities()
+    for name, found in blip_device.cpu_features().items():
+        assert found == expected[name]
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "limit", "expected"),
+    [
+        ("x86_64", "fpu avx2", "", NO_INT8),
+        (
+            "x86_64",
+            "avx2 avx512f avx512_vnni amx_int8",
+            "",
+            NO_INT8 | dict.fromkeys(("avx512_f", "avx512_vnni", "amx_int8"), True),
+        ),
+        ("x86_64", "avx2 avx512f avx512_vnni amx_int8", "AVX2", NO_INT8),
+        ("x86_64", "avx2 avx512f avx512_vnni amx_int8", "avx512_core", NO_INT8 | {"avx512_f": True}),
+        ("x86_64", "avx2 avx512f avx512_vnni", "AVX512_CORE_VNNI", NO_INT8 | {"avx512_f": True, "avx512_vnni": True}),
+        ("aarch64", "fp asimd", "", {"architecture": "aarch64"}),
+    ],
+)
+def test_features_are_the_kernels_within_what_openvino_may_use(monkeypatch, tmp_path, machine, flags, limit, expected):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\nbogomips\t: 1\n")
+    monkeypatch.setattr(blip_device, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert blip_device.cpu_features() == expected
+
+
+def test_pytorch_is_asked_where_there_is_no_cpuinfo(monkeypatch, tmp_path):
+    monkeypatch.setattr(blip_device, "CPUINFO", tmp_path / "none")
+    assert blip_device.cpu_features() == torch.cpu.get_capabilities()
 
 
 @pytest.mark.parametrize("part", [VISION_MODEL, TEXT_ENCODER, TEXT_DECODER])

@@ -1,12 +1,15 @@
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
-from conftest import EMBEDDED, F32, in_openvino, padded, random_model
+from conftest import EMBEDDED, F32, ROOT, in_openvino, padded, random_model
 from PIL import Image
-from transformers import GenerationConfig, GenerationMixin, MaxLengthCriteria, StoppingCriteriaList, set_seed
+from transformers import GenerationMixin, MaxLengthCriteria, StoppingCriteriaList, set_seed
 from transformers.generation.streamers import BaseStreamer
 
 from blip_convert import convert
@@ -214,7 +217,7 @@ def test_what_the_generation_configuration_asks_for_is_done(random_pair):
     images = ours.encode_images(torch.randn(3, 3, size, size))
     expected = ours.generate_caption(images, max_new_tokens=9, no_repeat_ngram_size=1)
     assert not torch.equal(ours.generate_caption(images, max_new_tokens=9), expected)
-    wishes = GenerationConfig(no_repeat_ngram_size=1)
+    wishes = {"no_repeat_ngram_size": 1}
     decoder = OVTextDecoder(model.config.text_config, ours.text_decoder.text_decoder, wishes)
     wishful = OVBlipModel(model.config, model.decoder_start_token_id, ours.vision_model, ours.text_encoder, decoder)
     assert torch.equal(wishful.generate_caption(images, max_new_tokens=9), expected)
@@ -305,9 +308,78 @@ def test_threads_get_the_answers_they_would_get_alone(fp16_model, mixed_question
             assert torch.equal(found, expected)
 
 
-def test_loading_takes_no_pytorch_weights(fp16_model, converted):
+def test_loading_takes_no_pytorch_weights(f32_model, fp16_model, easy_vqa, converted):
     assert not list(converted.glob("*.safetensors"))
-    assert not list(fp16_model.text_decoder.parameters())
+    fp16_model.generate_caption(easy_vqa.pixel_values[:1], num_beams=2)
+    assert not list(fp16_model.text_decoder._driver.parameters())
+
+
+def test_arrays_give_arrays_and_tensors_tensors(fp16_model, easy_vqa, processor):
+    """Whichever search is asked for, and when images were encoded before."""
+    pixels = easy_vqa.pixel_values[:2]
+    text = dict(processor(text=["what color is the shape?", "is there a circle?"], padding=True, return_tensors="pt"))
+    arrays = {name: tensor.numpy() for name, tensor in text.items()}
+    for search in ({}, {"num_beams": 2}):
+        for generate, tensor_text, array_text in (
+            (fp16_model.generate_answer, text, arrays),
+            (fp16_model.generate_caption, {}, {}),
+            (fp16_model.generate_caption, text, arrays),  # as prompts, of two lengths
+        ):
+            expected = generate(pixels, **tensor_text, **search)
+            found = generate(pixels.numpy(), **array_text, **search)
+            assert isinstance(expected, torch.Tensor)
+            assert isinstance(found, np.ndarray)
+            assert found.dtype == np.int64
+            assert found.tolist() == expected.tolist()
+            encoded = generate(fp16_model.encode_images(pixels.numpy()), **array_text, **search)
+            assert isinstance(encoded, np.ndarray)
+            assert isinstance(generate(fp16_model.encode_images(pixels), **array_text, **search), torch.Tensor)
+
+
+def test_streamer_gets_what_the_generation_gives(fp16_model, easy_vqa):
+    class Kinds(BaseStreamer):
+        def __init__(self):
+            self.seen = set()
+
+        def put(self, value):
+            self.seen.add(type(value))
+
+        def end(self):
+            self.seen.add("end")
+
+    pixels = easy_vqa.pixel_values[:1]
+    for given, kind in ((pixels, torch.Tensor), (pixels.numpy(), np.ndarray)):
+        for search in ({}, {"do_sample": True}):
+            kinds = Kinds()
+            fp16_model.generate_caption(given, streamer=kinds, **search)
+            assert kinds.seen == {kind, "end"}
+
+
+def test_greedy_answers_import_neither_pytorch_nor_transformers(converted, easy_vqa, fp16_model, processor):
+    """In a process of its own: their imports take longer than loading the model."""
+    script = f"""
+import sys
+from blip_model import OVBlipModel
+from blip_processor import OVBlipProcessor
+folder = {str(converted)!r}
+model, processor = OVBlipModel.from_pretrained(folder, "CPU"), OVBlipProcessor.from_pretrained(folder)
+inputs = processor({easy_vqa.paths[0]!r}, "what color is the shape?")
+print(processor.decode(model.generate_answer(**inputs)[0]))
+print(processor.decode(model.generate_caption(inputs["pixel_values"])[0]))
+assert not {{"torch", "transformers"}} & sys.modules.keys(), "imported"
+print(processor.decode(model.generate_caption(inputs["pixel_values"], num_beams=3)[0]))
+assert {{"torch", "transformers"}} <= sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    inputs = processor(text="what color is the shape?", return_tensors="pt")
+    pixels = easy_vqa.pixel_values[:1]
+    expected = [
+        fp16_model.generate_answer(pixels, **inputs),
+        fp16_model.generate_caption(pixels),
+        fp16_model.generate_caption(pixels, num_beams=3),
+    ]
+    assert done.stdout.splitlines() == [processor.decode(ids[0], skip_special_tokens=True) for ids in expected]
 
 
 def test_properties_reach_the_cpu_through_auto_too(converted, easy_vqa, fp16_model):

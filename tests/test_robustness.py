@@ -12,7 +12,6 @@ from strange import Refused, Row, named
 from strange_arguments import ARGUMENTS, Collector
 from strange_images import FILES, OBJECTS, encoded, lying, picture
 from strange_texts import AS_PYTORCH, CAPTION, CONTROL_QUESTION, QUESTIONS, SAME, TENSORS
-from transformers import GenerationConfig
 
 import blip_session
 from blip_inputs import check_question, load_image
@@ -197,9 +196,8 @@ def test_second_argument_for_the_question_is_pythons_own_error(fp16_model, contr
 
 
 def test_settings_of_the_folder_are_not_held_against_the_caller(fp16_model, control, monkeypatch):
-    monkeypatch.setattr(
-        fp16_model.text_decoder, "generation_config", GenerationConfig(temperature=0.7, eos_token_id=-1, max_length=9)
-    )
+    settings = {"temperature": 0.7, "eos_token_id": -1, "max_length": 9}
+    monkeypatch.setattr(fp16_model.text_decoder, "generation_config", settings)
     assert fp16_model.generate_answer(**control).shape[1] <= 9
     Refused("temperature is 0.5, but nothing is sampled").check(
         lambda: fp16_model.generate_answer(**control, temperature=0.5)
