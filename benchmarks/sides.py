@@ -80,7 +80,7 @@ class Side(ABC):
         """The answer to a question about an image file, all from bytes and text to text."""
         text = self.processor(text=question, return_tensors="pt")
         ids = self.answer(self.preprocess(jpeg), text, new_tokens, Laps())
-        return self.processor.decode(ids[0])
+        return self.processor.decode(ids[0], skip_special_tokens=True)
 
 
 def load_side(name: str, folder: Path, cache: Path | None = None) -> Side:
