@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -193,10 +194,13 @@ class OVBlipModel:
         check_device(core, device)
         config = load_config(folder)
         files = part_files(folder, PARTS_OF_ARCHITECTURE[config.architectures[0]], precision)
-        compiled = {}
-        for part, file in files.items():  # one after the other, so that only one is held twice
-            model = read_part(core, folder / file, config)
-            compiled[part] = compile_part(core, model, device, part, file != part, ov_config or {})
+
+        def load(part: str) -> ov.CompiledModel:
+            model = read_part(core, folder / files[part], config)
+            return compile_part(core, model, device, part, files[part] != part, ov_config or {})
+
+        with ThreadPoolExecutor(len(files)) as pool:  # most of compiling a part is work for one core
+            compiled = dict(zip(files, pool.map(load, files), strict=True))
         text_decoder = None
         if TEXT_DECODER in compiled:
             generation_config = json.loads((folder / "generation_config.json").read_text())

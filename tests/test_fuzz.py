@@ -1,5 +1,8 @@
 """The public functions under whatever hypothesis thinks of: a result or a ValueError, nothing else, and no crash."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -10,6 +13,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 from strange_arguments import Collector
@@ -87,6 +91,27 @@ def test_damaged_image_files_are_read_or_refused():
     """In a process of its own: decoders are C, and a crash there must be a failure here, not an end."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         pool.submit(load_damaged_files).result(timeout=500)
+
+
+def test_damaged_image_files_that_reach_new_code_are_read_or_refused(tmp_path):
+    """As above, but led by which lines of `blip_images` an input reaches, from one file of each format on."""
+    pytest.importorskip("atheris", reason="atheris is installed on Linux only")
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for index, content in enumerate(valid_files()):
+        (corpus / str(index)).write_bytes(content)
+    command = [
+        sys.executable,
+        "tests/fuzz_images.py",
+        str(corpus),
+        f"-artifact_prefix={tmp_path}/",
+        "-runs=20000",
+        "-seed=1",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Done 20000 runs" in done.stderr
 
 
 DTYPES = st.one_of(
