@@ -81,8 +81,8 @@ def check_generate_arguments(
 
 def _settings_of(generation_config: object) -> Mapping[str, object]:
     """What a caller's generation configuration holds; who has made one has imported transformers."""
-    transformers = sys.modules.get("transformers")
-    if transformers is None or not isinstance(generation_config, transformers.GenerationConfig):
+    config_class = getattr(sys.modules.get("transformers"), "GenerationConfig", None)
+    if config_class is None or not isinstance(generation_config, config_class):
         raise ValueError(
             f"generation_config is a {type(generation_config).__name__}; it takes transformers' GenerationConfig"
         )

@@ -27,8 +27,9 @@ def products_as_convolutions(model: ov.Model) -> None:
     on AVX2, no faster than float32 ones, but convolves at 370. The transposes around a convolution move nothing, since
     its kernel wants the channels last anyway. The vision model took 420 ms instead of 900.
 
-    Weights lose their lowest bit: AVX2 adds two products of 8-bit numbers in 16 bits, and what is too large there is
-    cut off without a word. 255·127·2 is, 255·64·2 is not.
+    The weights of these products lose their lowest bit: AVX2 adds two products of 8-bit numbers in 16 bits, and what
+    is too large there is cut off without a word. 255·127·2 is, 255·64·2 is not. (NNCF leaves that bit out of a first
+    convolution, the vision model's, by itself.)
     """
     ordered = model.get_ordered_ops()
     products = [node for node in ordered if is_int8_product(node)]
@@ -53,10 +54,10 @@ def is_int8_product(node: ov.Node) -> bool:
     return weights.input_value(0).get_node().input_value(0).get_element_type() == ov.Type.i8
 
 
-def feeds(node: ov.Node, products: set[str]) -> bool:
-    """Whether the output of `node` goes into one of `products`, by name, or into a convolution."""
+def feeds(node: ov.Node, product_names: set[str]) -> bool:
+    """Whether the output of `node` goes into one of these products or into a convolution."""
     readers = [reader.get_node() for reader in node.output(0).get_target_inputs()]
-    return any(each.get_friendly_name() in products or each.get_type_name() == "Convolution" for each in readers)
+    return any(each.get_friendly_name() in product_names or each.get_type_name() == "Convolution" for each in readers)
 
 
 def replace(node: ov.Node, output: ov.Output) -> None:

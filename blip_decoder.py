@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from numbers import Integral
 from threading import Lock, get_ident
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import openvino as ov
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import BlipTextConfig
     from transformers.utils import ModelOutput
 
+    from blip_arrays import Streamer
     from blip_generate import GenerateDriver
 
 GREEDY = {"num_beams": 1, "do_sample": False}
@@ -32,14 +34,6 @@ HARMLESS_SETTINGS = {
     *("transformers_version", "_from_model_config"),
 }
 """What a generation configuration may hold for `greedy_search` to apply: nothing here changes the tokens it takes."""
-
-
-class Streamer(Protocol):
-    """What gets tokens as they come, such as transformers' `TextStreamer`: the prompt [1, T] first, then each [1]."""
-
-    def put(self, value: np.ndarray | Tensor) -> None: ...
-
-    def end(self) -> None: ...
 
 
 class DecoderState:
@@ -165,12 +159,14 @@ class OVTextDecoder:
         Greedy search gives an array [rows, T + new tokens] int64; what transformers does, it also gives.
         """
         settings = {
-            name: value for name, value in generate_kwargs.items() if value is not None and GREEDY.get(name) != value
+            name: value
+            for name, value in generate_kwargs.items()
+            if value is not None and not (name in GREEDY and value == GREEDY[name])
         }
         plain = (
             {"max_new_tokens", "eos_token_id", "pad_token_id"} <= settings.keys() <= GREEDY_ARGUMENTS
-            and all(isinstance(settings.get(name, 1), int) for name in GREEDY_ARGUMENTS - {"streamer"})
-            and min(settings["max_new_tokens"], settings.get("min_new_tokens", 1)) > 0
+            and all(isinstance(settings.get(name, 1), Integral) for name in GREEDY_ARGUMENTS - {"streamer"})
+            and settings["max_new_tokens"] > 0
             and self.generation_config.keys() <= HARMLESS_SETTINGS
             and not (input_ids == settings["pad_token_id"]).any()
         )

@@ -23,7 +23,7 @@ CONVERTER_VERSION = "3"
 """Goes into every IR. Raise it whenever the graphs of `blip_convert` change, so that IRs of the old shape are made anew
 and not run."""
 
-OPTIMIZER_VERSION = "4"
+OPTIMIZER_VERSION = "5"
 """Goes into every quantized IR. Raise it whenever the functions of `blip_optimize` change what they make."""
 
 VISION_MODEL = "blip_vision_model.xml"
@@ -236,7 +236,9 @@ def load_config(folder: Path) -> SimpleNamespace:
             raise ValueError(f"{folder / name} is missing or not as it was saved, going by {CHECKSUMS}: {again}")
     if "config.json" not in names:
         raise ValueError(f"{folder / CHECKSUMS} is damaged, it lacks config.json: {again}")
-    config = json.loads((folder / "config.json").read_text(), object_hook=lambda names: SimpleNamespace(**names))
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    parts = {part: SimpleNamespace(**settings[part]) for part in ("text_config", "vision_config")}
+    config = SimpleNamespace(**settings | parts)
     if config.openvino_converter != CONVERTER_VERSION:
         raise ValueError(
             f"{folder} was made by converter version {config.openvino_converter}, this is {CONVERTER_VERSION}: {again}"

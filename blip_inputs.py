@@ -1,33 +1,20 @@
-"""Checks on what a caller hands to the model: wrong input gets an error that names the value and the way out.
-
-PyTorch is not imported for it: who hands in a tensor has done so.
-"""
+"""Checks on what a caller hands to the model: wrong input gets an error that names the value and the way out."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 from unicodedata import category
 
 import numpy as np
 import openvino as ov
 
-from blip_images import load_image
+from blip_arrays import as_array
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import BlipTextConfig
 
-    Array: TypeAlias = Tensor | np.ndarray
-
-__all__ = ["as_array", "check_batch", "check_device", "check_pixels", "check_question", "check_text", "load_image"]
-
-
-def is_tensor(values: object) -> bool:
-    """Whether `values` is a tensor of PyTorch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(values, torch.Tensor)
+    from blip_arrays import Array
 
 
 def check_device(core: ov.Core, device: str) -> None:
@@ -105,25 +92,6 @@ def check_text(config: BlipTextConfig, input_ids: Array, attention_mask: Array |
         # The text model counts positions from the first column, hidden or not: padding there would change the answer.
         raise ValueError("attention_mask hides tokens before others: pad texts at the end, padding_side='right'")
     return tuple(np.array(each, np.int64, order="C") for each in (ids, mask))
-
-
-def as_array(values: Array, name: str) -> np.ndarray:
-    """A caller's tensor or array as an array, which may share its memory.
-
-    Raises:
-        ValueError: it is neither, or has no values.
-    """
-    if isinstance(values, np.ndarray):
-        return values
-    if not is_tensor(values):
-        raise ValueError(
-            f"{name} is a {type(values).__name__}; it takes an array or a tensor: use the processor that came with "
-            "the model, a BlipProcessor with return_tensors='pt'"
-        )
-    if values.device.type == "meta":
-        raise ValueError(f"{name} is on the meta device and so has no values: load it on a real one")
-    values = values.detach().cpu()
-    return (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
 
 
 def check_question(question: str) -> str:

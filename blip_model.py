@@ -15,16 +15,16 @@ import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 import openvino as ov
-from openvino.utils.data_helpers import OVDict
 
 from blip_arguments import DEFAULT_NEW_TOKENS, check_generate_arguments
-from blip_decoder import OVTextDecoder, Streamer
+from blip_arrays import KindStreamer, as_given, is_tensor
+from blip_decoder import OVTextDecoder
 from blip_device import compile_part
+from blip_encoded import EncodedImages, TextEncoderRequest, gives_tensors
 from blip_files import (
     PARTS_OF_ARCHITECTURE,
     TEXT_DECODER,
@@ -34,13 +34,13 @@ from blip_files import (
     part_files,
     read_part,
 )
-from blip_inputs import check_batch, check_device, check_pixels, check_text, is_tensor
+from blip_inputs import check_batch, check_device, check_pixels, check_text
 
 if TYPE_CHECKING:
     from transformers import BlipConfig, PreTrainedModel
     from transformers.utils import ModelOutput
 
-    from blip_inputs import Array
+    from blip_arrays import Array
 
 
 def __getattr__(name: str) -> object:
@@ -52,95 +52,17 @@ def __getattr__(name: str) -> object:
     return text_decoder_forward
 
 
-class TextEncoderRequest:
-    """The text encoder's infer request, which keeps the keys and values of the images that were asked about last.
-
-    One at a time, and anew for other images: OpenVINO's CPU plugin (2026.4) mixes up the states of several requests of
-    one model, with wrong results or an error.
-    """
-
-    def __init__(self, text_encoder: ov.CompiledModel):
-        self.text_encoder = text_encoder
-        self._turn = Lock()
-        self._image_embeds: np.ndarray | None = None
-
-    def infer(self, image_embeds: np.ndarray, input_ids: np.ndarray, attention_mask: np.ndarray) -> OVDict:
-        """Outputs by name for `image_embeds` [B, N, vision hidden] and checked texts [k·B, T], k for each image."""
-        with self._turn:
-            if self._image_embeds is not image_embeds:
-                self._image_embeds = None
-                self._request = self.text_encoder.create_infer_request()
-                image_mask = np.ones(image_embeds.shape[:2], np.int64)
-                self._request.set_tensor("encoder_hidden_states", ov.Tensor(image_embeds, shared_memory=True))
-                self._request.set_tensor("encoder_attention_mask", ov.Tensor(image_mask))
-            outputs = self._request.infer({"input_ids": input_ids, "attention_mask": attention_mask}, share_inputs=True)
-            self._image_embeds = image_embeds  # only once they are projected; a failure leaves nothing to go on from
-            return outputs
-
-
-class EncodedImages:
-    """Images as `OVBlipModel.encode_images` gives them, to be asked about as often as you like, by any thread.
-
-    The first question has the text encoder project them; the next ones cost their own tokens only, for as long as the
-    model is asked about no other images in between.
-    """
-
-    def __init__(
-        self,
-        image_embeds: np.ndarray,
-        vision_model: ov.CompiledModel,
-        text_encoder: TextEncoderRequest,
-        from_tensor: bool,
-    ):
-        self.image_embeds = image_embeds  # [B, N, vision hidden] float32
-        self.vision_model, self.text_encoder = vision_model, text_encoder
-        self.from_tensor = from_tensor
-        """Whether the images were a tensor, so that their captions are to be one."""
-
-    def __len__(self) -> int:
-        """How many images."""
-        return len(self.image_embeds)
-
-    def encode_text(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> OVDict:
-        """The text encoder's outputs by name, for checked texts [k·B, T] of which k each are about one image."""
-        return self.text_encoder.infer(self.image_embeds, input_ids, attention_mask)
-
-
-def gives_tensors(*given: object) -> bool:
-    """Whether a call with these inputs is to give a tensor: any of them is one, or was made of one."""
-    return any(each.from_tensor if isinstance(each, EncodedImages) else is_tensor(each) for each in given)
-
-
-def as_given(result: Array | ModelOutput, tensors: bool) -> Array | ModelOutput:
-    """`result` as a tensor or as an array; what is neither stays what it is."""
-    if isinstance(result, np.ndarray) and tensors:
-        import torch
-
-        return torch.from_numpy(result)
-    return result.numpy() if is_tensor(result) and not tensors else result
-
-
-class KindStreamer:
-    """Hands tokens on to the caller's streamer, as tensors or as arrays."""
-
-    def __init__(self, streamer: Streamer, tensors: bool):
-        self.streamer, self.tensors, self.end = streamer, tensors, streamer.end
-
-    def put(self, value: Array) -> None:
-        self.streamer.put(as_given(value, self.tensors))
-
-
 class OVBlipModel:
-    """BLIP on OpenVINO, with `generate` of transformers as it is: greedy, beams, sampling, streamers, criteria.
+    """BLIP on OpenVINO, with all that `generate` of transformers can do: greedy, beams, sampling, streamers, criteria.
 
     Any number of threads may call any method of one model at once, with images of their own or with `EncodedImages`
     that they share: each gets what it would get alone. The vision model runs for several at once; text encoder and
-    decoder they take turns in. Only sampling cannot be repeated with a seed there, since
-    all threads draw from torch's one generator. A call that ends in an error, or in an exception that a streamer or a
-    stopping criterion raises, leaves nothing behind.
+    decoder they take turns in. Only sampling cannot be repeated with a seed there, since all threads draw from torch's
+    one generator. A call that ends in an error, or in an exception that a streamer or a stopping criterion raises,
+    leaves nothing behind.
 
     Args:
-        config: the checkpoint's configuration.
+        config: the checkpoint's configuration, as transformers has it or a namespace with the same names.
         decoder_start_token_id: the token every answer and caption starts with.
         vision_model, text_encoder: compiled models.
         text_decoder: a compiled model, an `OVTextDecoder`, or a PyTorch text decoder whose `forward` is
@@ -160,7 +82,7 @@ class OVBlipModel:
         self.decoder_start_token_id = decoder_start_token_id
         self.vision_model = vision_model
         self.text_encoder = text_encoder
-        self._text_encoder_request = TextEncoderRequest(text_encoder)
+        self._text_encoder_request = None if text_encoder is None else TextEncoderRequest(text_encoder)
         if isinstance(text_decoder, ov.CompiledModel):
             text_decoder = OVTextDecoder(config.text_config, text_decoder)
         self.text_decoder = text_decoder
@@ -203,7 +125,7 @@ class OVBlipModel:
             compiled = dict(zip(files, pool.map(load, files), strict=True))
         text_decoder = None
         if TEXT_DECODER in compiled:
-            generation_config = json.loads((folder / "generation_config.json").read_text())
+            generation_config = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
             text_decoder = OVTextDecoder(config.text_config, compiled[TEXT_DECODER], generation_config)
         start = config.text_config.bos_token_id
         return cls(config, start, compiled[VISION_MODEL], compiled.get(TEXT_ENCODER), text_decoder)
@@ -267,8 +189,8 @@ class OVBlipModel:
             generate_kwargs: those of transformers' `generate`, see `blip_arguments.GENERATE_ARGUMENTS`.
 
         Returns:
-            Token ids [B, answer tokens] int64, as transformers' `generate` gives them: a tensor where an input was one,
-            else an array.
+            Token ids [B, answer tokens] int64, as transformers' `generate` gives them: a tensor where images or
+            questions were one, else an array. With `return_dict_in_generate` what it gives then, which holds tensors.
 
         Raises:
             ValueError: an input or a generation argument is wrong; the message names it.
@@ -299,7 +221,8 @@ class OVBlipModel:
 
         Returns:
             Token ids [B, caption tokens] int64, the prompt among them, as transformers' `generate` gives them: a tensor
-            where an input was one, else an array.
+            where images or prompts were one, else an array. With `return_dict_in_generate` what it gives then, which
+            holds tensors.
 
         Raises:
             ValueError: an input or a generation argument is wrong; the message names it.
@@ -359,8 +282,10 @@ class OVBlipModel:
 
     def _check_arguments(self, generate_kwargs: dict, prompt_lengths: list[int]) -> dict:
         """Before anything runs, since an image takes longer than all the checks."""
+        configured = generate_kwargs.get("generation_config")
         for name in ("return_dict_in_generate", "streamer"):
-            if generate_kwargs.get(name) and len(set(prompt_lengths)) > 1:
+            asked = generate_kwargs.get(name) or getattr(configured, name, None)
+            if asked and len(set(prompt_lengths)) > 1:
                 raise ValueError(
                     f"{name} works on prompts of one length, these have {sorted(set(prompt_lengths))} tokens: "
                     "caption them one at a time"
@@ -394,6 +319,8 @@ class OVBlipModel:
             defaults.get("max_length") or defaults.get("max_new_tokens")
         ):
             settings["max_new_tokens"] = DEFAULT_NEW_TOKENS
+        if "max_length" in settings and "generation_config" not in settings:
+            settings["max_new_tokens"] = settings.pop("max_length") - input_ids.shape[1]
         if "streamer" in settings:
             settings["streamer"] = KindStreamer(settings["streamer"], tensors)
         inputs = {

@@ -110,7 +110,7 @@ def encode_questions(text_encoder: ov.Model, questions: list[dict[str, np.ndarra
     embeds = []
     for question in tqdm(questions, desc="encoding questions", unit="sample"):
         request.reset_state()
-        embeds.append(request.infer(question)["last_hidden_state"].copy())
+        embeds.append(request.infer(question)["last_hidden_state"])
     return embeds
 
 
@@ -139,7 +139,8 @@ def compress_decoder(model: ov.Model, weights: str = "int8") -> ov.Model:
     if weights == "int8":
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
     if weights == "int4":
-        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT4_SYM, group_size=64, ratio=1.0)
+        mode, backup = nncf.CompressWeightsMode.INT4_SYM, nncf.BackupMode.INT8_SYM  # of embeddings and last layer
+        return nncf.compress_weights(model, mode=mode, group_size=64, ratio=1.0, backup_mode=backup)
     raise ValueError(f"weights is {weights!r}; it takes 'int8' or 'int4'")
 
 
@@ -167,10 +168,11 @@ def separate_embeddings(model: ov.Model) -> None:
         table = node.input_value(0) if node.get_type_name() == "Gather" else None
         if table is None or table.get_node().get_type_name() != "Convert" or len(table.get_target_inputs()) == 1:
             continue
-        integers, scale = table.get_node().input_value(0).get_node().input_values()
+        integers, scale = (port.get_node() for port in table.get_node().input_value(0).get_node().input_values())
+        if integers.get_type_name() != "Convert":
+            raise ValueError(f"the embeddings are compressed with a {integers.get_type_name()}, not symmetrically")
         own = opset.multiply(
-            opset.convert(integers.get_node().input_value(0), "f32"),
-            opset.constant(scale.get_node().data.astype(np.float32)),
+            opset.convert(integers.input_value(0), "f32"), opset.constant(scale.data.astype(np.float32))
         )
         node.input(0).replace_source_output(own.output(0))
     model.validate_nodes_and_infer_types()

@@ -17,12 +17,13 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
+from blip_files import load_config
 from blip_images import ImageSource, load_image
 
 if TYPE_CHECKING:
     from transformers import BlipImageProcessorPil
 
-    from blip_inputs import Array
+    from blip_arrays import Array
 
 BANDS = 4
 """In so many an image is resized, by as many threads: the same number everywhere, since it shows in the pixels."""
@@ -47,14 +48,16 @@ class OVBlipProcessor:
         """Load the processor of a folder that `blip_convert` made.
 
         Raises:
-            FileNotFoundError: a file of it is missing.
-            ValueError: its settings are not those of a BLIP checkpoint.
+            FileNotFoundError: the folder is missing or no converted model.
+            ValueError: a file of it is missing or damaged, or its settings are not those of a BLIP checkpoint.
         """
         folder = Path(folder)
+        load_config(folder)  # checks all files
         settings, words = (
-            json.loads((folder / name).read_text()) for name in ("processor_config.json", "tokenizer_config.json")
+            json.loads((folder / name).read_text(encoding="utf-8"))
+            for name in ("processor_config.json", "tokenizer_config.json")
         )
-        tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text())
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         image_settings = SimpleNamespace(**settings["image_processor"])
         check_settings(image_settings)
         return cls(tokenizer, image_settings, words["pad_token"])

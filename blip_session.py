@@ -18,9 +18,7 @@ from typing import Generic, Literal, TypeVar
 
 import numpy as np
 import openvino as ov
-import torch
 from PIL import Image
-from torch import Tensor
 from transformers import BlipProcessor
 
 from blip_arguments import DEFAULT_NEW_TOKENS
@@ -238,7 +236,7 @@ def ask(
 
     with timed(milliseconds, "preprocess"):
         digest = hashlib.blake2b(image_file, digest_size=16).digest()
-        tokens = folder.processor(text=text, return_tensors="pt") if text else {}
+        tokens = folder.processor(text=text, return_tensors="np") if text else {}
     images = TimedImages(loaded.seen_images.get(digest, encode), milliseconds)
     reused = "vision" not in milliseconds
     yield so_far()
@@ -249,7 +247,7 @@ def ask(
     is_question = folder.task == "answer" and text
     generate = loaded.model.generate_answer if is_question else loaded.model.generate_caption
 
-    def run(**generate_kwargs) -> Tensor:
+    def run(**generate_kwargs) -> np.ndarray:
         both = {}
         with loaded.turn, timed(both, "decoder"):
             ids = generate(images, **tokens, **generate_kwargs)[0]
@@ -269,15 +267,15 @@ def answer_or_caption(
     pixel_values = pixels(processor, load_image(image))
     question = check_question(question)
     if question:
-        ids = model.generate_answer(pixel_values, **processor(text=question, return_tensors="pt"), **generate_kwargs)
+        ids = model.generate_answer(pixel_values, **processor(text=question, return_tensors="np"), **generate_kwargs)
     else:
         ids = model.generate_caption(pixel_values, **generate_kwargs)
     return processor.decode(ids[0], skip_special_tokens=True)
 
 
-def pixels(processor: BlipProcessor, image: Image.Image) -> Tensor:
+def pixels(processor: BlipProcessor, image: Image.Image) -> np.ndarray:
     """An RGB image as the model takes it, [1, 3, H, W] float32, normalized."""
-    return torch.from_numpy(preprocess_image(processor.image_processor, image))
+    return preprocess_image(processor.image_processor, image)
 
 
 @contextmanager

@@ -1,17 +1,23 @@
 """`generate` of transformers as a generator: the tokens as they come, and an end when nobody reads them any more."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from threading import Event
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+if TYPE_CHECKING:
+    from blip_arrays import Array
 
-def stream_tokens(generate: Callable[..., Tensor], generate_kwargs: Mapping[str, object]) -> Iterator[list[int]]:
+
+def stream_tokens(generate: Callable[..., Array], generate_kwargs: Mapping[str, object]) -> Iterator[list[int]]:
     """Run `generate(**generate_kwargs)` and yield the token ids so far after each step, last of all what it returns.
 
     Beams settle their tokens only at the end: until then their steps yield nothing but empty lists. Closing the
@@ -56,7 +62,7 @@ class TokenFeed(BaseStreamer, StoppingCriteria):
         self.stopped = Event()
         self._ids: list[int] = []
 
-    def put(self, value: Tensor) -> None:
+    def put(self, value: Array) -> None:
         """A streamer's: the prompt [1, T], then each token [1]."""
         self._check()
         self._ids.extend(value.flatten().tolist())

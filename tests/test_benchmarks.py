@@ -26,6 +26,7 @@ from benchmarks.published import load_published
 from benchmarks.pytorch import PyTorch
 from benchmarks.sides import OURS, SIDES, load_side
 from benchmarks.workloads import ANSWER_TOKENS, CAPTION_TOKENS, OTHER_QUESTION, QUESTION, Inputs, Timed, workloads
+from blip_convert import convert
 from blip_processor import OVBlipProcessor
 from blip_torch import generate_caption
 
@@ -56,6 +57,7 @@ def files(model, processor, tmp_path_factory):
         (folder / name).mkdir()
     model.save_pretrained(folder / "pytorch")
     processor.save_pretrained(folder / "pytorch")
+    convert(model, processor, folder / "ours")
     make_published(model, folder / "published")
     quantize_published(folder / "published", folder / "published-int8", processor)
     export_onnx(model, folder / "onnx")
@@ -72,7 +74,7 @@ def sides(model, processor, files):
         "published INT8": load_published(files / "pytorch", files / "published-int8", {}),
         "ONNX Runtime": load_onnx(files / "pytorch", files / "onnx"),
         "ONNX Runtime INT8": load_onnx(files / "pytorch", files / "onnx-int8"),
-        "ours": Ours(in_openvino(model), OVBlipProcessor.from_pretrained(files / "pytorch")),
+        "ours": Ours(in_openvino(model), OVBlipProcessor.from_pretrained(files / "ours")),
     }
 
 

@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -12,9 +13,10 @@ from PIL import Image
 from transformers import GenerationMixin, MaxLengthCriteria, StoppingCriteriaList, set_seed
 from transformers.generation.streamers import BaseStreamer
 
+from blip_arrays import is_tensor
 from blip_convert import convert
 from blip_decoder import OVTextDecoder
-from blip_files import PARTS_OF_ARCHITECTURE, TEXT_ENCODER, VISION_MODEL
+from blip_files import PARTS_OF_ARCHITECTURE, TEXT_ENCODER, VISION_MODEL, load_config
 from blip_model import OVBlipModel
 from blip_torch import generate_caption
 
@@ -336,6 +338,46 @@ def test_arrays_give_arrays_and_tensors_tensors(fp16_model, easy_vqa, processor)
             assert isinstance(generate(fp16_model.encode_images(pixels), **array_text, **search), torch.Tensor)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"max_new_tokens": np.int64(5)},
+        {"max_new_tokens": 5, "min_new_tokens": 0},
+        {"max_length": 6},
+        {"num_beams": 1, "do_sample": False, "early_stopping": None},
+    ],
+)
+def test_greedy_search_takes_the_bare_loop(fp16_model, easy_vqa, monkeypatch, arguments):
+    pixels = easy_vqa.pixel_values[:3]
+    monkeypatch.setattr(OVTextDecoder, "_driver", property(lambda self: None))
+    found = fp16_model.generate_caption(pixels, **arguments)
+    monkeypatch.undo()
+    by_transformers = {"max_new_tokens": 20} | arguments | {"renormalize_logits": True}
+    if "max_length" in arguments:
+        del by_transformers["max_new_tokens"]
+    assert torch.equal(found, fp16_model.generate_caption(pixels, **by_transformers))
+
+
+def test_tensors_are_told_from_arrays_while_another_thread_imports_pytorch(monkeypatch):
+    """A module in the middle of its import is there, but its names are not."""
+    tensor = torch.zeros(1)
+    assert is_tensor(tensor)
+    assert not is_tensor(np.zeros(1))
+    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
+    assert not is_tensor(np.zeros(1))
+
+
+def test_text_settings_that_are_no_numbers_reach_transformers_as_they_are(converted, easy_vqa, fp16_model):
+    config = load_config(converted)
+    config.text_config.pruned_heads, config.text_config.id2label = {}, {"0": "no", "1": "yes"}
+    decoder = OVTextDecoder(config.text_config, fp16_model.text_decoder.text_decoder)
+    model = OVBlipModel(config, fp16_model.decoder_start_token_id, fp16_model.vision_model, None, decoder)
+    pixels = easy_vqa.pixel_values[:2]
+    expected = fp16_model.generate_caption(pixels, num_beams=2)
+    assert torch.equal(model.generate_caption(pixels, num_beams=2), expected)
+
+
 def test_streamer_gets_what_the_generation_gives(fp16_model, easy_vqa):
     class Kinds(BaseStreamer):
         def __init__(self):
@@ -359,6 +401,7 @@ def test_greedy_answers_import_neither_pytorch_nor_transformers(converted, easy_
     """In a process of its own: their imports take longer than loading the model."""
     script = f"""
 import sys
+import types
 from blip_model import OVBlipModel
 from blip_processor import OVBlipProcessor
 folder = {str(converted)!r}

@@ -92,12 +92,25 @@ def test_vision_and_text_encoder_have_quantized_activations_and_the_decoder_only
         assert projections == ["MatMul"] * 2 * load_config(quantized).text_config.num_hidden_layers
 
 
-def test_embeddings_and_vocabulary_product_share_integers_but_no_scale(quantized):
-    """Weights that two operations read would be expanded to float32 at every load."""
-    decoder = ov.Core().read_model(quantized / quantized_name(TEXT_DECODER))
-    tables = [node.input_value(0) for node in decoder.get_ordered_ops() if node.get_type_name() == "Gather"]
-    words = [table for table in tables if table.get_partial_shape()[0] == load_config(quantized).text_config.vocab_size]
-    assert [len(table.get_target_inputs()) for table in words] == [1]
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_embeddings_are_the_vocabulary_products_weights_but_not_the_same_node(quantized, weights):
+    """Compressed weights that two operations read would be expanded to float32 at every load."""
+    decoder = ov.Core().read_model(quantized / quantized_name(TEXT_DECODER, weights))
+    config = load_config(quantized).text_config
+    table_shape = ov.PartialShape([config.vocab_size, config.hidden_size])
+    readers = [
+        node.input_value(port)
+        for node in decoder.get_ordered_ops()
+        for port in range(node.get_input_size())
+        if node.get_type_name() in ("Gather", "MatMul") and node.input_value(port).get_partial_shape() == table_shape
+    ]
+    assert [len(table.get_target_inputs()) for table in readers] == [1, 1]
+    embeddings, vocabulary = (
+        ov.Core().compile_model(ov.Model([table], []), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([])[0]
+        for table in readers
+    )
+    np.testing.assert_allclose(embeddings, vocabulary, rtol=2e-3, atol=1e-5)
+    assert np.abs(embeddings).max() > 0.01
 
 
 def test_vision_input_stays_static(quantized):

@@ -1,5 +1,4 @@
 import copy
-import json
 import shutil
 from pathlib import Path
 
@@ -109,13 +108,14 @@ def test_what_is_no_image_or_text_is_refused(ours, given, message):
         ours(**given)
 
 
-def test_a_folder_of_another_model_is_refused(converted, tmp_path):
+@pytest.mark.parametrize("name", ["processor_config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_a_damaged_or_missing_file_is_named(converted, tmp_path, name):
     folder = shutil.copytree(converted, tmp_path / "copy")
-    settings = json.loads((folder / "processor_config.json").read_text())
-    settings["image_processor"]["do_normalize"] = False
-    (folder / "processor_config.json").write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match="do_normalize=False"):
+    (folder / name).write_text("{}")
+    with pytest.raises(ValueError, match=f"{name} is missing or not as it was saved"):
         OVBlipProcessor.from_pretrained(folder)
-    (folder / "tokenizer_config.json").unlink()
-    with pytest.raises(FileNotFoundError, match="tokenizer_config"):
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=f"{name} is missing or not as it was saved"):
         OVBlipProcessor.from_pretrained(folder)
+    with pytest.raises(FileNotFoundError, match=r"make one with blip_convert\.py"):
+        OVBlipProcessor.from_pretrained(tmp_path)

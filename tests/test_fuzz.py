@@ -31,7 +31,8 @@ from blip_arguments import (
     TOKENS,
     check_generate_arguments,
 )
-from blip_inputs import check_pixels, check_question, check_text, load_image
+from blip_images import load_image
+from blip_inputs import check_pixels, check_question, check_text
 
 # Derandomized: a run that fails for one fails for all. No deadline: machines differ.
 bounded = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))

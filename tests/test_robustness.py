@@ -12,9 +12,11 @@ from strange import Refused, Row, named
 from strange_arguments import ARGUMENTS, Collector
 from strange_images import FILES, OBJECTS, encoded, lying, picture
 from strange_texts import AS_PYTORCH, CAPTION, CONTROL_QUESTION, QUESTIONS, SAME, TENSORS
+from transformers import GenerationConfig
 
 import blip_session
-from blip_inputs import check_question, load_image
+from blip_images import load_image
+from blip_inputs import check_question
 from blip_session import ModelFolder
 from blip_torch import generate_caption
 
@@ -188,6 +190,10 @@ def test_prompts_of_several_lengths_are_refused_what_they_cannot_have(fp16_model
         Refused(f"{name} works on prompts of one length, these have \\[2, 3\\] tokens").check(
             lambda: fp16_model.generate_caption(control["pixel_values"], **batch, **{name: value})  # noqa: B023
         )
+    configured = GenerationConfig(return_dict_in_generate=True, max_new_tokens=9)
+    Refused("return_dict_in_generate works on prompts of one length").check(
+        lambda: fp16_model.generate_caption(control["pixel_values"], **batch, generation_config=configured)
+    )
 
 
 def test_second_argument_for_the_question_is_pythons_own_error(fp16_model, control):
