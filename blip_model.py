@@ -121,7 +121,8 @@ class OVBlipModel:
             model = read_part(core, folder / files[part], config)
             return compile_part(core, model, device, part, files[part] != part, ov_config or {})
 
-        with ThreadPoolExecutor(len(files)) as pool:  # most of compiling a part is work for one core
+        # Most of compiling a part is work for one core; three at once would take no less time and more memory.
+        with ThreadPoolExecutor(2) as pool:
             compiled = dict(zip(files, pool.map(load, files), strict=True))
         text_decoder = None
         if TEXT_DECODER in compiled:
