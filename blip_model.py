@@ -6,7 +6,7 @@ ids = model.generate_answer(**processor("photo.jpg", "how many dogs are there?")
 
 Arrays of NumPy and tensors of PyTorch both do, and what comes back is of the kind that was given. PyTorch and
 transformers, which take longer to import than BLIP to answer, are not imported before a caller asks for something that
-needs them: a search other than greedy, or a tensor.
+needs them: a search other than greedy, or a tensor. (Outside Linux `blip_device` asks PyTorch about the processor.)
 """
 
 from __future__ import annotations

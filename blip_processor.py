@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from blip_arrays import Array
 
 BANDS = 4
-"""In so many an image is resized, by as many threads: the same number everywhere, since it shows in the pixels."""
+"""An image is resized in this many bands, each by its own thread: the same number everywhere, for the same pixels."""
 
 
 class OVBlipProcessor:
@@ -106,7 +106,7 @@ class OVBlipProcessor:
 def preprocess_image(image_settings: SimpleNamespace | BlipImageProcessorPil, image: Image.Image) -> np.ndarray:
     """What transformers' image processor makes of an image, [1, 3, H, W] float32, to within one of 256 levels.
 
-    It is resized in bands side by side, whose edges round otherwise in some pixels.
+    It is resized in bands at the same time, in which some pixels are rounded otherwise than in a whole image.
 
     Args:
         image_settings: size, mean and so on, with the names of transformers' image processor, or that itself.

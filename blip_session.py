@@ -32,7 +32,7 @@ from blip_streaming import stream_tokens
 PRECISIONS = ("FP16", "INT8", "INT4")
 MODELS_KEPT = 3
 IMAGES_KEPT = 8
-"""For each model; at the size of BLIP base an image's keys and values take some 45 MB."""
+"""For each model; at the size of BLIP base an encoded image takes 1.8 MB."""
 NEW_TOKENS_LIMIT, BEAMS_LIMIT, TEMPERATURE_LIMIT = 100, 10, 2.0
 
 Task = Literal["answer", "caption", "match"]
