@@ -108,6 +108,7 @@ def test_damaged_image_files_that_reach_new_code_are_read_or_refused(tmp_path):
         f"-artifact_prefix={tmp_path}/",
         "-runs=20000",
         "-seed=1",
+        "-rss_limit_mb=0",
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
