@@ -243,11 +243,8 @@ def feed_forward(quantized: bool) -> ov.Model:
     return ov.Model([node], [tokens])
 
 
-def product_rate(core: ov.Core, quantized: bool, hint: str, convolved: bool = False) -> float:
-    """Operations a second of `feed_forward` under an inference precision hint, or of the same as convolutions."""
-    model = feed_forward(quantized)
-    if convolved:
-        products_as_convolutions(model)
+def product_rate(core: ov.Core, model: ov.Model, hint: str) -> float:
+    """Operations a second of a model that `feed_forward` made, under an inference precision hint."""
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
     request = compiled.create_infer_request()
     tokens = np.random.default_rng(0).standard_normal((1, ROWS, WIDTH), dtype=np.float32)
@@ -287,9 +284,11 @@ def measure() -> Machine:
     """The machine's rates and bandwidth, by whatever is fastest here: some ten seconds."""
     core = ov.Core()
     hints = ["f32"] + ["bf16"] * ("BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-    floating = max(torch_product_rate(), *(product_rate(core, False, hint) for hint in hints))
-    convolved = product_rate(core, True, "f32", convolved=True)
-    int8 = max(floating, onnx_product_rate(), convolved, *(product_rate(core, True, hint) for hint in hints))
+    floating = max(torch_product_rate(), *(product_rate(core, feed_forward(False), hint) for hint in hints))
+    convolved = feed_forward(True)
+    products_as_convolutions(convolved)
+    integer = [product_rate(core, feed_forward(True), hint) for hint in hints]
+    int8 = max(floating, onnx_product_rate(), product_rate(core, convolved, "f32"), *integer)
     much, vector = torch.ones(2**15, 2**12), torch.ones(2**12)  # 512 MiB, far more than any cache
     seconds = min(best_seconds(much.sum), best_seconds(lambda: much @ vector))
     return Machine({"float": floating, "int8": int8}, much.numel() * much.element_size() / seconds)
