@@ -11,7 +11,7 @@ from pathlib import Path
 import openvino as ov
 from openvino.properties.hint import PerformanceMode
 
-from blip_avx2 import expand_weights, products_as_convolutions
+from blip_avx2 import products_as_convolutions, products_by_mlas
 from blip_files import TEXT_DECODER, VISION_MODEL
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -64,8 +64,8 @@ def compile_part(
         features = cpu_features()
         if quantized and not has_int8_products(features):
             products_as_convolutions(model)
-        elif not quantized and part == VISION_MODEL and not features.get("avx512_f", True):
-            expand_weights(model)
+        elif not quantized and not features.get("avx512_f", True):
+            products_by_mlas(model)
     return core.compile_model(model, device, compile_properties(core, device, part, quantized, wishes))
 
 

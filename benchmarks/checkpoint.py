@@ -1,7 +1,14 @@
-"""A BLIP of base size with random weights: how fast a model runs does not depend on what its weights are."""
+"""A BLIP of base size with random weights, on which speed does not depend as long as none can be left out."""
 
 import torch
-from transformers import BertTokenizerFast, BlipConfig, BlipForQuestionAnswering, BlipImageProcessorPil, BlipProcessor
+from transformers import (
+    BertTokenizerFast,
+    BlipConfig,
+    BlipForQuestionAnswering,
+    BlipImageProcessorPil,
+    BlipProcessor,
+    PreTrainedModel,
+)
 
 WORDS = "how many dogs are in the picture ? what color is shape"
 
@@ -23,7 +30,20 @@ def blip_base_config() -> BlipConfig:
 def blip_base(seed: int = 0) -> BlipForQuestionAnswering:
     """BLIP base with random weights: 361 M parameters."""
     torch.manual_seed(seed)
-    return BlipForQuestionAnswering(blip_base_config()).eval()
+    return draw_vectors(BlipForQuestionAnswering(blip_base_config()).eval())
+
+
+def draw_vectors(model: PreTrainedModel) -> PreTrainedModel:
+    """Draw the biases of a new model and the scales of its normalizations, in place.
+
+    Of transformers they are zeros and ones, and a converter to OpenVINO or ONNX leaves those out of the graph, as it
+    cannot do with a trained checkpoint's.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter += 0.02 * torch.randn_like(parameter)
+    return model
 
 
 def blip_processor(config: BlipConfig | None = None) -> BlipProcessor:

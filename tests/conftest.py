@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BlipConfig, BlipForQuestionAnswering, BlipProcessor, PreTrainedModel
 
+from benchmarks.checkpoint import draw_vectors
 from blip_convert import convert, convert_text_decoder, convert_text_encoder, convert_vision_model
 from blip_model import OVBlipModel
 from blip_torch import generate_caption, load_checkpoint
@@ -49,7 +50,7 @@ def random_model(seed: int, model_class: type[PreTrainedModel] = BlipForQuestion
         "pad_token_id": 0,
         "initializer_range": 0.3,
     }
-    return model_class(BlipConfig(vision_config=vision, text_config=text)).eval()
+    return draw_vectors(model_class(BlipConfig(vision_config=vision, text_config=text)).eval())
 
 
 def in_openvino(model: PreTrainedModel) -> OVBlipModel:

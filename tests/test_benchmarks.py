@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import fresh, limits, report
 from benchmarks.bench import check_tokens, machine, sides_here, stolen_share
-from benchmarks.checkpoint import blip_processor
+from benchmarks.checkpoint import blip_base, blip_processor
 from benchmarks.driver import Past
 from benchmarks.limits import Geometry, Machine, Tokens
 from benchmarks.onnx_runtime import load_onnx
@@ -88,6 +88,11 @@ def run_once(name, workload, side) -> Timed:
     timed = Timed(name, workload, side)
     timed()
     return timed
+
+
+def test_no_weight_of_the_model_can_be_left_out_of_a_graph():
+    for name, parameter in blip_base().named_parameters():
+        assert parameter.dim() > 1 or not ((parameter == 0) | (parameter == 1)).any(), name
 
 
 @pytest.mark.parametrize("side", EXACT_SIDES)

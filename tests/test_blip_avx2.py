@@ -1,4 +1,4 @@
-"""INT8 as CPUs without 8-bit instructions compute it; on others the rewritten graph gives the same, a little slower."""
+"""Models as they are rewritten for AVX2; on other processors they give the same, a little slower."""
 
 import shutil
 
@@ -10,10 +10,11 @@ from test_blip_device import NO_INT8
 
 import blip_device
 from blip_accuracy import agreement, answer_questions
-from blip_avx2 import is_int8_product, products_as_convolutions
+from blip_avx2 import is_int8_product, product_before, products_as_convolutions, products_by_mlas
 from blip_files import TEXT_DECODER, TEXT_ENCODER, VISION_MODEL, quantized_name
 from blip_model import OVBlipModel
 from blip_optimize import easy_vqa_calibration, optimize
+from blip_stateful import kept_projections
 from easy_vqa_data import load_questions
 
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -26,8 +27,8 @@ def quantized(converted, tmp_path_factory):
 
 
 def int8_product(weights: np.ndarray, highest: float) -> ov.Model:
-    """Tokens [1, T, in], quantized to 0 ... `highest`, by weights [out, in] of a scale of 0.5."""
-    tokens = opset.parameter([1, -1, weights.shape[1]], ov.Type.f32)
+    """Tokens [B, T, in], quantized to 0 ... `highest`, by weights [out, in] of a scale of 0.5."""
+    tokens = opset.parameter([-1, -1, weights.shape[1]], ov.Type.f32)
     low, high = opset.constant(np.float32(0)), opset.constant(np.float32(highest))
     scaled = opset.multiply(
         opset.convert(opset.constant(weights), "f32"), opset.constant(np.full((len(weights), 1), 0.5, np.float32))
@@ -56,6 +57,27 @@ def test_a_convolution_gives_what_the_product_does():
     np.testing.assert_allclose(product, tokens @ weights.T * 0.5, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize("order", [[0, 2, 1, 3], [0, 2, 3, 1]])
+def test_bias_and_heads_are_those_of_the_product(order):
+    draw = np.random.default_rng(1)
+    weights, bias = 2 * draw.integers(-60, 61, (24, 48), dtype=np.int8), draw.normal(size=(1, 1, 24)).astype(np.float16)
+    tokens = draw.integers(0, 256, (2, 7, 48)).astype(np.float32)
+    model = int8_product(weights, 255)
+    [result] = model.get_results()
+    biased = opset.add(result.input_value(0), opset.convert(opset.constant(bias), "f32"))
+    heads = opset.reshape(biased, opset.constant([0, 0, 3, 8]), special_zero=True)
+    result.input(0).replace_source_output(opset.transpose(heads, opset.constant(order)).output(0))
+    products_as_convolutions(model)
+    [divided] = ov.Core().compile_model(model, "CPU", F32)(tokens).values()
+    expected = (tokens @ weights.T * 0.5 + bias.astype(np.float32)).reshape(2, 7, 3, 8).transpose(order)
+    np.testing.assert_allclose(divided, expected, rtol=1e-5, atol=1e-3)
+    node, above = result, []
+    while node.get_type_name() != "Convolution":
+        node = node.input_value(0).get_node()
+        above.append(node.get_type_name())
+    assert above == ["Transpose", "Reshape", "Add", "Convolution"]  # nothing is transposed but what is asked for
+
+
 @pytest.mark.parametrize("part", [VISION_MODEL, TEXT_ENCODER, TEXT_DECODER])
 def test_every_int8_product_becomes_a_convolution_and_nothing_else_stays_quantized(quantized, part):
     model = ov.Core().read_model(quantized / quantized_name(part))
@@ -77,11 +99,41 @@ def test_float_models_stay_as_they_are(converted):
     assert [node.get_type_name() for node in model.get_ordered_ops()] == before
 
 
-def test_answers_do_not_depend_on_the_instructions(monkeypatch, quantized, processor):
+@pytest.mark.parametrize("part", [VISION_MODEL, TEXT_ENCODER, TEXT_DECODER])
+def test_products_with_the_tokens_of_images_get_float32_weights_and_no_others(converted, part):
+    model = ov.Core().read_model(converted / part)
+    products_by_mlas(model)
+    kept = kept_projections(model)
+    found = {node.get_friendly_name(): node.input_value(1).get_node() for node in products_with_weights(model)}
+    expected = {product_before(node).get_friendly_name() for node in kept.values()} if kept else found.keys()
+    assert {name for name, weights in found.items() if weights.get_type_name() == "Constant"} == expected
+    assert kept or len(found) > 3
+
+
+def products_with_weights(model: ov.Model) -> list[ov.Node]:
+    """All matrix products of a converted part but those of attention, which multiply what was computed before."""
+    products = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
+    return [node for node in products if node.input_value(1).get_node().get_type_name() in ("Constant", "Convert")]
+
+
+def test_no_gelu_is_merged_into_a_product(converted):
+    core = ov.Core()
+    model = core.read_model(converted / VISION_MODEL)
+    products_by_mlas(model)
+    nodes = core.compile_model(model, "CPU", F32).get_runtime_model().get_ordered_ops()
+    products = [node for node in nodes if node.get_rt_info()["layerType"].astype(str) == "FullyConnected"]
+    merged = [node for node in products if "gelu" in node.get_rt_info()["originalLayersNames"].astype(str).lower()]
+    assert products
+    assert merged == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "other"), [("INT8", {"avx512_vnni": True}), ("FP16", {"avx512_f": True})], ids=["INT8", "FP16"]
+)
+def test_answers_do_not_depend_on_the_instructions(monkeypatch, quantized, processor, precision, other):
     questions = load_questions("test")[::10]
-    answers = {}
-    for vnni in (False, True):
-        features = NO_INT8 | {"avx512_vnni": vnni}
+    answers = []
+    for features in (NO_INT8, NO_INT8 | other):
         monkeypatch.setattr(blip_device, "cpu_features", lambda features=features: features)
-        answers[vnni] = answer_questions(OVBlipModel.from_pretrained(quantized, "CPU", "INT8"), processor, questions)
-    assert agreement(answers[False], answers[True]).rate >= 0.99
+        answers.append(answer_questions(OVBlipModel.from_pretrained(quantized, "CPU", precision), processor, questions))
+    assert agreement(*answers).rate >= 0.99
