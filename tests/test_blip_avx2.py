@@ -5,12 +5,14 @@ import shutil
 import numpy as np
 import openvino as ov
 import pytest
+import torch
 from openvino import opset13 as opset
 from test_blip_device import NO_INT8
+from torch.nn.functional import scaled_dot_product_attention
 
 import blip_device
 from blip_accuracy import agreement, answer_questions
-from blip_avx2 import is_int8_product, product_before, products_as_convolutions, products_by_mlas
+from blip_avx2 import int8_products, product_before, products_as_convolutions, products_by_mlas
 from blip_files import TEXT_DECODER, TEXT_ENCODER, VISION_MODEL, quantized_name
 from blip_model import OVBlipModel
 from blip_optimize import easy_vqa_calibration, optimize
@@ -78,15 +80,40 @@ def test_bias_and_heads_are_those_of_the_product(order):
     assert above == ["Transpose", "Reshape", "Add", "Convolution"]  # nothing is transposed but what is asked for
 
 
+@pytest.mark.parametrize("length", [-1, 7])
+def test_queries_keys_and_values_by_three_convolutions_are_those_of_one_product(length):
+    draw = np.random.default_rng(2)
+    weights, bias = 2 * draw.integers(-1, 2, (24, 16), dtype=np.int8), draw.normal(size=(1, 1, 24)).astype(np.float16)
+    tokens = draw.integers(0, 256, (1, 7, 16)).astype(np.float32) / 255
+    model = int8_product(weights, 1)
+    model.reshape([1, length, 16])
+    [result] = model.get_results()
+    biased = opset.add(result.input_value(0), opset.convert(opset.constant(bias), "f32"))
+    shaped = opset.reshape(biased, opset.constant([1, length, 3, 2, 4]), special_zero=False)
+    turned = opset.transpose(shaped, opset.constant([2, 0, 3, 1, 4]))
+    parts = [opset.gather(turned, opset.constant(index), opset.constant(0)) for index in range(3)]
+    attention = opset.scaled_dot_product_attention(*parts, None, None, False)
+    result.input(0).replace_source_output(attention.output(0))
+    products_as_convolutions(model)
+    types = [node.get_type_name() for node in model.get_ordered_ops()]
+    assert (types.count("Convolution"), types.count("Gather")) == (3, 0)
+    [found] = ov.Core().compile_model(model, "CPU", F32)(tokens).values()
+    projected = torch.tensor(tokens @ weights.T * 0.5 + bias.astype(np.float32))
+    expected = scaled_dot_product_attention(*projected.view(1, 7, 3, 2, 4).permute(2, 0, 3, 1, 4))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("part", [VISION_MODEL, TEXT_ENCODER, TEXT_DECODER])
 def test_every_int8_product_becomes_a_convolution_and_nothing_else_stays_quantized(quantized, part):
     model = ov.Core().read_model(quantized / quantized_name(part))
-    products = sum(map(is_int8_product, model.get_ordered_ops()))
+    products = len(int8_products(model))
     before = sum(node.get_type_name() == "Convolution" for node in model.get_ordered_ops())
+    layers = sum(node.get_type_name() == "ScaledDotProductAttention" for node in model.get_ordered_ops())
     assert products > 3
     products_as_convolutions(model)
     after = [node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"]
-    assert len(after) == before + products
+    parted = 2 * layers if part == VISION_MODEL else 0  # each layer's queries, keys and values were one product
+    assert len(after) == before + products + parted
     for node in model.get_ordered_ops():
         if node.get_type_name() == "MatMul":
             assert "FakeQuantize" not in {port.get_node().get_type_name() for port in node.input_values()}
