@@ -1,7 +1,7 @@
-"""Rewriting a model for CPUs without 8-bit instructions: AVX2, or AVX-512 without VNNI.
+"""Rewriting a model for older CPUs: float models for those without AVX-512, INT8 models for those without VNNI or AMX.
 
 OpenVINO 2026.4 has fast kernels for them, but not for everything that BLIP asks of it. Figures are of BLIP base on two
-cores of an AMD EPYC (Zen 3).
+cores of an AMD EPYC (Zen 3, AVX2).
 """
 
 import numpy as np
@@ -19,19 +19,26 @@ def products_by_mlas(model: ov.Model) -> None:
     first question took the text encoder 129 ms, not 150. It costs 225 MB of memory. In the rest of the text models
     reading weights takes longer than arithmetic, and FP16 is half as much to read.
     """
-    kept, beginnings = kept_projections(model), []
-    nodes = map(product_before, kept.values()) if kept else model.get_ordered_ops()
-    for product in [node for node in nodes if node.get_type_name() == "MatMul"]:
+    beginnings = []
+    for product in products_with_image_tokens(model):
         weights = product.input_value(1).get_node()
         if weights.get_type_name() == "Convert":
             expanded = opset.constant(weights.input_value(0).get_node().data.astype(np.float32))
             product.input(1).replace_source_output(expanded.output(0))
-        bias = only_reader(product, "Add")
-        if bias and only_reader(bias, "Gelu"):
-            beginnings.append(opset.slice(bias, [0], [1], [1], [1]))
+        last = only_reader(product, "Add") or product
+        if only_reader(last, "Gelu"):
+            beginnings.append(opset.slice(last, start=[0], stop=[1], step=[1], axes=[1]))
     if beginnings:
-        # Of a product that something else reads too, nothing can be merged into it: here an output that nobody needs.
+        # Nothing is merged into a product that something else reads too: here an output that nobody needs.
         model.add_results([opset.result(opset.concat(beginnings, 1))])
+
+
+def products_with_image_tokens(model: ov.Model) -> list[ov.Node]:
+    """All matrix products of a vision model; of a text model those whose results it keeps for an image."""
+    kept = kept_projections(model)
+    if kept:
+        return [product_before(node) for node in kept.values()]
+    return [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
 
 
 def product_before(node: ov.Node) -> ov.Node:
@@ -46,7 +53,7 @@ def products_as_convolutions(model: ov.Model) -> None:
 
     It is the same sum by another kernel: OpenVINO multiplies INT8 matrices at 110 to 180 billion operations a second
     on AVX2, no faster than float32 ones, but convolves at 370. The transposes around a convolution move nothing, since
-    its kernel wants the channels last anyway. The vision model took 379 ms, in FP16 690.
+    its kernel wants the channels last anyway. The vision model took 392 ms, in FP16 664.
 
     The weights of these products lose their lowest bit: AVX2 adds two products of 8-bit numbers in 16 bits, and what
     is too large there is cut off without a word. 255·127·2 is, 255·64·2 is not. (NNCF leaves that bit out of a first
@@ -103,29 +110,29 @@ def separate_heads(product: ov.Node) -> None:
     What takes time is moving the whole output, [B, T, 3, heads, size], apart: attention reads three as they are. Of the
     vision model's 404 ms it saved 12.
     """
-    bias = only_reader(product, "Add")
-    shaped = bias and is_bias(bias.input_value(1)) and only_reader(bias, "Reshape")
-    turned = shaped and only_reader(shaped, "Transpose")
-    if not turned or constant_list(turned.input_value(1)) != [2, 0, 3, 1, 4]:
+    bias = bias_after(product)
+    turned, sizes, order = division_after(bias or product)
+    if not bias or order != [2, 0, 3, 1, 4] or sizes[2] != 3:
         return
-    *_, heads, size = constant_list(shaped.input_value(1))
+    *_, heads, size = sizes
     for gather in [reader.get_node() for reader in turned.output(0).get_target_inputs()]:
         first = int(gather.input_value(1).get_node().data) * heads * size
-        rows = slice(first, first + heads * size)
-        weights = rows_of(product.input_value(1).get_node(), rows)
-        part = opset.add(
-            opset.matmul(product.input_value(0), weights, False, True), rows_of(bias.input_value(1).get_node(), rows)
+        rows = range(first, first + heads * size)
+        weights = rows_of(product.input_value(1), rows, axis=0)
+        biased = opset.add(
+            opset.matmul(product.input_value(0), weights, False, True), rows_of(bias.input_value(1), rows, axis=2)
         )
-        divided = opset.reshape(part, opset.constant([0, 0, heads, size]), special_zero=True)
-        replace(gather, opset.transpose(divided, opset.constant([0, 2, 1, 3])).output(0))
+        divided = opset.reshape(biased, opset.constant([0, 0, heads, size]), special_zero=True)
+        replace(gather, opset.transpose(divided, [0, 2, 1, 3]).output(0))
 
 
-def rows_of(weights: ov.Node, rows: slice) -> ov.Node:
-    """Some rows of weights [out, in] as NNCF writes them, integers times a scale [out, 1]; or of a bias [1, 1, out]."""
-    if weights.get_type_name() == "Constant":
-        return opset.constant(weights.data[rows] if weights.data.ndim == 2 else weights.data[..., rows])
-    parts = [rows_of(port.get_node(), rows) for port in weights.input_values()]
-    return opset.multiply(*parts) if len(parts) == 2 else opset.convert(*parts, "f32")
+def rows_of(constants: ov.Output, rows: range, axis: int) -> ov.Node:
+    """These rows of constants, which may have been converted and multiplied by others with as many."""
+    node = constants.get_node()
+    if node.get_type_name() == "Constant":
+        return opset.constant(node.data.take(rows, axis))
+    chosen = [rows_of(port, rows, axis) for port in node.input_values()]
+    return opset.convert(*chosen, "f32") if node.get_type_name() == "Convert" else opset.multiply(*chosen)
 
 
 def convolve(product: ov.Node) -> None:
@@ -135,18 +142,36 @@ def convolve(product: ov.Node) -> None:
     output [B, out, T] at once, not from a transposed copy. Keys always are: attention wants them in that order.
     """
     output, last = as_convolution(product), product
-    bias = only_reader(last, "Add")
-    if bias and is_bias(bias.input_value(1)):
+    bias = bias_after(product)
+    if bias:
         output, last = opset.add(output, opset.transpose(bias.input_value(1), [0, 2, 1])), bias
-    shaped = only_reader(last, "Reshape")
-    turned = shaped and only_reader(shaped, "Transpose")
-    sizes = constant_list(shaped.input_value(1)) if turned else []
-    order = [0, 2, 1]
-    if len(sizes) == 4 and sizes[:2] == [0, 0] and (last.get_output_partial_shape(0).is_dynamic or are_keys(turned)):
-        output = opset.reshape(output, opset.constant([0, *sizes[2:], -1]), special_zero=True)  # [B, heads, size, T]
+    turned, sizes, order = division_after(last)
+    if sizes[:2] == [0, 0] and (last.get_output_partial_shape(0).is_dynamic or are_keys(turned)):
+        divided = opset.reshape(output, opset.constant([0, *sizes[2:], -1]), special_zero=True)  # [B, heads, size, T]
         place = {0: 0, 2: 1, 3: 2, 1: 3}  # where the axes of [B, T, heads, size] are now
-        order, last = [place[axis] for axis in constant_list(turned.input_value(1))], turned
-    replace(last, opset.transpose(output, opset.constant(order)).output(0))
+        replace(turned, opset.transpose(divided, [place[axis] for axis in order]).output(0))
+    else:
+        replace(last, opset.transpose(output, [0, 2, 1]).output(0))
+
+
+def bias_after(product: ov.Node) -> ov.Node | None:
+    """What adds a bias to a product, constants [1, 1, out], and nothing else reads the product."""
+    added = only_reader(product, "Add")
+    if not added:
+        return None
+    node = added.input_value(1).get_node()
+    source = node.input_value(0).get_node() if node.get_type_name() == "Convert" else node
+    is_bias = source.get_type_name() == "Constant" and list(node.shape)[:-1] == [1, 1]
+    return added if is_bias else None
+
+
+def division_after(node: ov.Node) -> tuple[ov.Node | None, list[int], list[int]]:
+    """What divides [B, T, out] into heads: a Transpose, the sizes of the Reshape before it, the order of its axes."""
+    shaped = only_reader(node, "Reshape")
+    turned = shaped and only_reader(shaped, "Transpose")
+    if not turned or shaped.input_value(1).get_node().get_type_name() != "Constant":
+        return None, [], []
+    return turned, shaped.input_value(1).get_node().data.tolist(), turned.input_value(1).get_node().data.tolist()
 
 
 def are_keys(node: ov.Node) -> bool:
@@ -159,19 +184,6 @@ def only_reader(node: ov.Node, type_name: str) -> ov.Node | None:
     """What reads the output of `node`, if that is one node of this type."""
     readers = [reader.get_node() for reader in node.output(0).get_target_inputs()]
     return readers[0] if [each.get_type_name() for each in readers] == [type_name] else None
-
-
-def is_bias(added: ov.Output) -> bool:
-    """Whether what is added to a product are constants [1, 1, out], which files hold as FP16."""
-    node = added.get_node()
-    source = node.input_value(0).get_node() if node.get_type_name() == "Convert" else node
-    return source.get_type_name() == "Constant" and list(added.shape)[:-1] == [1, 1]
-
-
-def constant_list(output: ov.Output) -> list[int]:
-    """The numbers of a constant; none where it is no constant."""
-    node = output.get_node()
-    return node.data.tolist() if node.get_type_name() == "Constant" else []
 
 
 def as_convolution(product: ov.Node) -> ov.Node:

@@ -1,4 +1,4 @@
-"""A BLIP of base size with random weights, on which speed does not depend as long as none can be left out."""
+"""A BLIP of base size with random weights: speed depends on no value, as long as a converter can leave none out."""
 
 import torch
 from transformers import (
@@ -36,7 +36,7 @@ def blip_base(seed: int = 0) -> BlipForQuestionAnswering:
 def draw_vectors(model: PreTrainedModel) -> PreTrainedModel:
     """Draw the biases of a new model and the scales of its normalizations, in place.
 
-    Of transformers they are zeros and ones, and a converter to OpenVINO or ONNX leaves those out of the graph, as it
+    transformers begins with zeros and ones, and a converter to OpenVINO or ONNX leaves those out of the graph, as it
     cannot do with a trained checkpoint's.
     """
     with torch.no_grad():
