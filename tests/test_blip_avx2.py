@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import openvino as ov
@@ -153,30 +154,26 @@ def products_with_weights(model: ov.Model) -> list[ov.Node]:
 
 
 def test_no_gelu_is_merged_into_a_product(converted):
-    core = ov.Core()
-    model = core.read_model(converted / VISION_MODEL)
-    products_by_mlas(model)
-    nodes = core.compile_model(model, "CPU", F32).get_runtime_model().get_ordered_ops()
-    products = [node for node in nodes if node.get_rt_info()["layerType"].astype(str) == "FullyConnected"]
-    merged = [node for node in products if "gelu" in node.get_rt_info()["originalLayersNames"].astype(str).lower()]
-    assert products
-    assert merged == []
+    layers = float_products(converted, "originalLayersNames")
+    assert layers
+    assert [names for names in layers if "gelu" in names.lower()] == []
 
 
 @pytest.mark.skipif(cpu_features().get("avx512_f", True), reason="which kernels OpenVINO takes is known for AVX2 only")
 def test_float_products_are_computed_by_mlas(converted):
-    core = ov.Core()
-    model = core.read_model(converted / VISION_MODEL)
-    products_by_mlas(model)
-    kernels = [kernel for kind, kernel in executed(core.compile_model(model, "CPU", F32)) if kind == "FullyConnected"]
+    kernels = float_products(converted, "primitiveType")
     assert kernels
     assert set(kernels) == {"gemm_mlas_f32"}
 
 
-def executed(compiled: ov.CompiledModel) -> list[tuple[str, str]]:
-    """The kind and the kernel of every node that OpenVINO runs."""
-    infos = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
-    return [(info["layerType"].astype(str), info["primitiveType"].astype(str)) for info in infos]
+def float_products(converted: Path, key: str) -> list[str]:
+    """What OpenVINO reports under `key` of every product with weights that it runs in the rewritten vision model."""
+    core = ov.Core()
+    model = core.read_model(converted / VISION_MODEL)
+    products_by_mlas(model)
+    nodes = core.compile_model(model, "CPU", F32).get_runtime_model().get_ordered_ops()
+    infos = [node.get_rt_info() for node in nodes]
+    return [info[key].astype(str) for info in infos if info["layerType"].astype(str) == "FullyConnected"]
 
 
 @pytest.mark.parametrize("part", [VISION_MODEL, TEXT_ENCODER])
