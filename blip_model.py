@@ -20,12 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import openvino as ov
 
-from blip_arguments import DEFAULT_NEW_TOKENS, check_generate_arguments
-from blip_arrays import KindStreamer, as_given, is_tensor
-from blip_decoder import OVTextDecoder
-from blip_device import compile_part
-from blip_encoded import EncodedImages, TextEncoderRequest, gives_tensors
-from blip_files import (
+from blip_openvino.ir.files import (
     PARTS_OF_ARCHITECTURE,
     TEXT_DECODER,
     TEXT_ENCODER,
@@ -34,20 +29,25 @@ from blip_files import (
     part_files,
     read_part,
 )
-from blip_inputs import check_batch, check_device, check_pixels, check_text
+from blip_openvino.runtime.arguments import DEFAULT_NEW_TOKENS, check_generate_arguments
+from blip_openvino.runtime.arrays import KindStreamer, as_given, is_tensor
+from blip_openvino.runtime.decoder import OVTextDecoder
+from blip_openvino.runtime.device import compile_part
+from blip_openvino.runtime.encoded import EncodedImages, TextEncoderRequest, gives_tensors
+from blip_openvino.runtime.inputs import check_batch, check_device, check_pixels, check_text
 
 if TYPE_CHECKING:
     from transformers import BlipConfig, PreTrainedModel
     from transformers.utils import ModelOutput
 
-    from blip_arrays import Array
+    from blip_openvino.runtime.arrays import Array
 
 
 def __getattr__(name: str) -> object:
     """`text_decoder_forward`, which `blip_generate` holds: importing it imports PyTorch and transformers."""
     if name != "text_decoder_forward":
         raise AttributeError(f"module 'blip_model' has no attribute {name!r}")
-    from blip_generate import text_decoder_forward
+    from blip_openvino.runtime.generate import text_decoder_forward
 
     return text_decoder_forward
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.sides import Laps, Side, generation
 from blip_model import EncodedImages, OVBlipModel
-from blip_processor import OVBlipProcessor
+from blip_openvino.runtime.processor import OVBlipProcessor
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,9 +17,9 @@ from transformers import BlipForQuestionAnswering, BlipProcessor
 from benchmarks import onnx_runtime, published
 from benchmarks.exports import DecoderStep, Projections, PublishedDecoder, TextEncoder, VisionModel
 from benchmarks.workloads import Inputs
-from blip_convert import convert
-from blip_files import weight_sizes
-from blip_optimize import easy_vqa_calibration, optimize
+from blip_openvino.ir.convert import convert
+from blip_openvino.ir.files import weight_sizes
+from blip_openvino.ir.optimize import easy_vqa_calibration, optimize
 
 CALIBRATION_SAMPLES = 4  # speed does not depend on the ranges found
 MAKERS = ("torch", "transformers", "openvino", "nncf", "onnx", "onnxscript", "onnxruntime")

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import BatchFeature, BlipForQuestionAnswering, BlipProcessor
 
 from benchmarks.sides import Laps, Side, generation
-from blip_torch import generate_caption
+from blip_openvino.ir.checkpoint import generate_caption
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

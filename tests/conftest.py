@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import BlipConfig, BlipForQuestionAnswering, BlipProcessor, PreTrainedModel
 
 from benchmarks.checkpoint import draw_vectors
-from blip_convert import convert, convert_text_decoder, convert_text_encoder, convert_vision_model
 from blip_model import OVBlipModel
-from blip_torch import generate_caption, load_checkpoint
-from easy_vqa_data import Question, load_questions
+from blip_openvino.ir.checkpoint import generate_caption, load_checkpoint
+from blip_openvino.ir.convert import convert, convert_text_decoder, convert_text_encoder, convert_vision_model
+from blip_openvino.ir.easy_vqa import Question, load_questions
 
 ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED = ROOT / "models" / "blip-easy-vqa"

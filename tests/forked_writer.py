@@ -18,9 +18,9 @@ import torch
 from conftest import EMBEDDED
 from transformers import BlipConfig, BlipForQuestionAnswering, BlipProcessor
 
-import blip_convert
-from blip_convert import convert, convert_text_decoder, convert_text_encoder, convert_vision_model
-from blip_optimize import easy_vqa_calibration, optimize
+from blip_openvino.ir import convert as blip_convert
+from blip_openvino.ir.convert import convert, convert_text_decoder, convert_text_encoder, convert_vision_model
+from blip_openvino.ir.optimize import easy_vqa_calibration, optimize
 
 NOBODY = 65534
 

@@ -10,7 +10,7 @@ import sys
 import atheris
 
 with atheris.instrument_imports():
-    from blip_images import load_image
+    from blip_openvino.runtime.images import load_image
 
 from PIL import Image
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from strange import Refused, Row
 
-from easy_vqa_data import load_questions
+from blip_openvino.ir.easy_vqa import load_questions
 
 
 def picture() -> Image.Image:

@@ -26,9 +26,9 @@ from benchmarks.published import load_published
 from benchmarks.pytorch import PyTorch
 from benchmarks.sides import OURS, SIDES, load_side
 from benchmarks.workloads import ANSWER_TOKENS, CAPTION_TOKENS, OTHER_QUESTION, QUESTION, Inputs, Timed, workloads
-from blip_convert import convert
-from blip_processor import OVBlipProcessor
-from blip_torch import generate_caption
+from blip_openvino.ir.checkpoint import generate_caption
+from blip_openvino.ir.convert import convert
+from blip_openvino.runtime.processor import OVBlipProcessor
 
 EXACT_SIDES = ("published", "ONNX Runtime", "ours")
 QUANTIZED_SIDES = ("published INT8", "ONNX Runtime INT8")

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers import BertTokenizer, BlipImageProcessor, BlipProcessor
 
-from blip_accuracy import (
+from blip_openvino.evaluate.accuracy import (
     Score,
     agreement,
     answer_questions,
@@ -18,7 +18,7 @@ from blip_accuracy import (
     vqa_score,
     vqa_v2_accuracy,
 )
-from easy_vqa_data import Question, load_questions
+from blip_openvino.ir.easy_vqa import Question, load_questions
 
 
 @pytest.mark.parametrize(

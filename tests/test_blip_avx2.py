@@ -12,15 +12,15 @@ from openvino import opset13 as opset
 from test_blip_device import NO_INT8
 from torch.nn.functional import scaled_dot_product_attention
 
-import blip_device
-from blip_accuracy import agreement, answer_questions
-from blip_avx2 import int8_products, products_as_convolutions, products_by_mlas
-from blip_device import cpu_features
-from blip_files import TEXT_DECODER, TEXT_ENCODER, VISION_MODEL, quantized_name
 from blip_model import OVBlipModel
-from blip_optimize import easy_vqa_calibration, optimize
-from blip_stateful import kept_projections
-from easy_vqa_data import load_questions
+from blip_openvino.evaluate.accuracy import agreement, answer_questions
+from blip_openvino.ir.easy_vqa import load_questions
+from blip_openvino.ir.files import TEXT_DECODER, TEXT_ENCODER, VISION_MODEL, quantized_name
+from blip_openvino.ir.optimize import easy_vqa_calibration, optimize
+from blip_openvino.runtime import device as blip_device
+from blip_openvino.runtime.avx2 import int8_products, products_as_convolutions, products_by_mlas
+from blip_openvino.runtime.device import cpu_features
+from blip_openvino.runtime.split import kept_projections
 
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 

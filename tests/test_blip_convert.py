@@ -11,12 +11,26 @@ import torch
 from conftest import EMBEDDED, F32, ROOT, random_model
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
-import blip_convert
-from blip_convert import cache_names, convert, convert_text_decoder, convert_text_encoder, convert_vision_model
-from blip_files import PARTS_OF_ARCHITECTURE, TEXT_DECODER, TEXT_ENCODER, VISION_MODEL, ensure_ir, read_stamp, save_ir
 from blip_model import OVBlipModel
-from blip_stateful import keep_projections, release_projections
-from blip_torch import checkpoint_digest, load_checkpoint
+from blip_openvino.ir import convert as blip_convert
+from blip_openvino.ir.checkpoint import checkpoint_digest, load_checkpoint
+from blip_openvino.ir.convert import (
+    cache_names,
+    convert,
+    convert_text_decoder,
+    convert_text_encoder,
+    convert_vision_model,
+)
+from blip_openvino.ir.files import (
+    PARTS_OF_ARCHITECTURE,
+    TEXT_DECODER,
+    TEXT_ENCODER,
+    VISION_MODEL,
+    ensure_ir,
+    read_stamp,
+    save_ir,
+)
+from blip_openvino.runtime.split import keep_projections, release_projections
 
 VOCABULARY_START = 5
 
@@ -243,7 +257,7 @@ def test_conversion_killed_while_saving_leaves_no_finished_looking_file_and_can_
     """The process is stopped by SIGKILL in the middle of `part`'s saving; before it, other weights were there."""
     script = f"""
 import os, signal, openvino as ov
-from blip_convert import convert
+from blip_openvino.ir.convert import convert
 from conftest import random_model, EMBEDDED
 from transformers import BlipProcessor
 processor = BlipProcessor.from_pretrained(EMBEDDED)

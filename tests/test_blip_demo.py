@@ -13,11 +13,11 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from transformers import AutoTokenizer
 
-import blip_demo
-from blip_demo import DEMO_PHOTO, WORDINGS, build_demo, example_inputs, launch_demo
-from blip_page import model_note, question_forms, stage_line
-from blip_session import ModelFolder, Options, Reply, ask
-from easy_vqa_data import ANSWERS, load_captions
+from blip_openvino.apps import demo as blip_demo
+from blip_openvino.apps.demo import DEMO_PHOTO, WORDINGS, build_demo, example_inputs, launch_demo
+from blip_openvino.apps.page import model_note, question_forms, stage_line
+from blip_openvino.apps.session import ModelFolder, Options, Reply, ask
+from blip_openvino.ir.easy_vqa import ANSWERS, load_captions
 
 QUESTIONS = ("", "what color is the shape?", "what shape is in the image?", "is there a circle?")
 

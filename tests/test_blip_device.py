@@ -5,9 +5,9 @@ import openvino as ov
 import pytest
 import torch
 
-import blip_device
-from blip_device import compile_part, compile_properties, has_int8_products
-from blip_files import TEXT_DECODER, TEXT_ENCODER, VISION_MODEL
+from blip_openvino.ir.files import TEXT_DECODER, TEXT_ENCODER, VISION_MODEL
+from blip_openvino.runtime import device as blip_device
+from blip_openvino.runtime.device import compile_part, compile_properties, has_int8_products
 
 GROUP = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 64}
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}

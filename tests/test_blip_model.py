@@ -13,12 +13,12 @@ from PIL import Image
 from transformers import GenerationMixin, MaxLengthCriteria, StoppingCriteriaList, set_seed
 from transformers.generation.streamers import BaseStreamer
 
-from blip_arrays import is_tensor
-from blip_convert import convert
-from blip_decoder import OVTextDecoder
-from blip_files import PARTS_OF_ARCHITECTURE, TEXT_ENCODER, VISION_MODEL, load_config
 from blip_model import OVBlipModel
-from blip_torch import generate_caption
+from blip_openvino.ir.checkpoint import generate_caption
+from blip_openvino.ir.convert import convert
+from blip_openvino.ir.files import PARTS_OF_ARCHITECTURE, TEXT_ENCODER, VISION_MODEL, load_config
+from blip_openvino.runtime.arrays import is_tensor
+from blip_openvino.runtime.decoder import OVTextDecoder
 
 PARTS = PARTS_OF_ARCHITECTURE["BlipForQuestionAnswering"]
 
@@ -402,7 +402,7 @@ def test_greedy_answers_import_neither_pytorch_nor_transformers(converted, easy_
 import sys
 import types
 from blip_model import OVBlipModel
-from blip_processor import OVBlipProcessor
+from blip_openvino.runtime.processor import OVBlipProcessor
 folder = {str(converted)!r}
 model, processor = OVBlipModel.from_pretrained(folder, "CPU"), OVBlipProcessor.from_pretrained(folder)
 inputs = processor({easy_vqa.paths[0]!r}, "what color is the shape?")

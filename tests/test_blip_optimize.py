@@ -11,9 +11,11 @@ import openvino as ov
 import pytest
 from conftest import ROOT
 
-import blip_optimize
-from blip_accuracy import agreement, answer_questions, caption_images, score_answers, score_captions
-from blip_files import (
+from blip_model import OVBlipModel
+from blip_openvino.evaluate.accuracy import agreement, answer_questions, caption_images, score_answers, score_captions
+from blip_openvino.ir import optimize as blip_optimize
+from blip_openvino.ir.easy_vqa import load_captions, load_questions
+from blip_openvino.ir.files import (
     TEXT_DECODER,
     TEXT_ENCODER,
     VISION_MODEL,
@@ -22,8 +24,7 @@ from blip_files import (
     read_stamp,
     weight_sizes,
 )
-from blip_model import OVBlipModel
-from blip_optimize import (
+from blip_openvino.ir.optimize import (
     calibration_dataset,
     calibration_inputs,
     compress_decoder,
@@ -31,7 +32,6 @@ from blip_optimize import (
     easy_vqa_calibration,
     optimize,
 )
-from easy_vqa_data import load_captions, load_questions
 
 QUANTIZED = [quantized_name(part) for part in (VISION_MODEL, TEXT_ENCODER, TEXT_DECODER)]
 
@@ -252,7 +252,7 @@ def test_quantization_killed_while_saving_leaves_fp16_running_and_can_be_repeate
     folder = shutil.copytree(converted, tmp_path / "copy")
     script = f"""
 import os, signal, openvino as ov
-from blip_optimize import easy_vqa_calibration, optimize
+from blip_openvino.ir.optimize import easy_vqa_calibration, optimize
 save = ov.save_model
 def save_and_die(model, path, **options):
     save(model, path, **options)

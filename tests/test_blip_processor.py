@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import BlipImageProcessorPil
 
-from blip_processor import OVBlipProcessor, preprocess_image
+from blip_openvino.runtime.processor import OVBlipProcessor, preprocess_image
 
 BLIP_BASE = BlipImageProcessorPil(size={"height": 384, "width": 384})
 

@@ -11,11 +11,11 @@ from conftest import EMBEDDED
 from PIL import Image
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval
 
-from blip_convert import convert
-from blip_files import TEXT_DECODER, quantized_name
-from blip_session import ModelFolder, Options, Recent, answer_or_caption, ask
-from blip_streaming import stream_tokens
-from easy_vqa_data import load_captions
+from blip_openvino.apps.session import ModelFolder, Options, Recent, answer_or_caption, ask
+from blip_openvino.apps.streaming import stream_tokens
+from blip_openvino.ir.convert import convert
+from blip_openvino.ir.easy_vqa import load_captions
+from blip_openvino.ir.files import TEXT_DECODER, quantized_name
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,10 @@ import torch
 from conftest import F32, ROOT
 from forked_writer import tiny_model
 
-import blip_files
-from blip_convert import convert
-from blip_files import (
+from blip_model import OVBlipModel
+from blip_openvino.ir import files as blip_files
+from blip_openvino.ir.convert import convert
+from blip_openvino.ir.files import (
     CHECKSUMS,
     TEXT_DECODER,
     TEXT_ENCODER,
@@ -30,8 +31,7 @@ from blip_files import (
     seal,
     writing,
 )
-from blip_model import OVBlipModel
-from blip_optimize import easy_vqa_calibration, optimize
+from blip_openvino.ir.optimize import easy_vqa_calibration, optimize
 
 PARTS = [VISION_MODEL, TEXT_ENCODER, TEXT_DECODER]
 QUANTIZED = [quantized_name(part) for part in PARTS]

@@ -11,9 +11,16 @@ from conftest import EMBEDDED, ROOT
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from blip_demo import build_demo, example_inputs, launch_demo
-from blip_files import OPTIMIZER_VERSION, PARTS_OF_ARCHITECTURE, quantized_name, read_ir, read_stamp, save_ir
-from easy_vqa_data import load_captions
+from blip_openvino.apps.demo import build_demo, example_inputs, launch_demo
+from blip_openvino.ir.easy_vqa import load_captions
+from blip_openvino.ir.files import (
+    OPTIMIZER_VERSION,
+    PARTS_OF_ARCHITECTURE,
+    quantized_name,
+    read_ir,
+    read_stamp,
+    save_ir,
+)
 
 SCREENSHOTS = ROOT / "build" / "screenshots"
 FLAGS = (

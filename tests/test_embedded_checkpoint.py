@@ -10,8 +10,8 @@ import torch
 from conftest import EMBEDDED, ROOT
 from PIL import Image
 
-from blip_accuracy import score_answers, score_captions
-from easy_vqa_data import ANSWERS, colour_and_shape, load_captions, load_questions, question_type
+from blip_openvino.evaluate.accuracy import score_answers, score_captions
+from blip_openvino.ir.easy_vqa import ANSWERS, colour_and_shape, load_captions, load_questions, question_type
 
 sys.path.insert(0, str(EMBEDDED))
 from training_data import augment, free_margins, normalize, read_images

@@ -21,7 +21,7 @@ from strange_images import animated, encoded, lying, picture, quantized, see_thr
 from strange_texts import CONTROL_QUESTION
 from transformers import BlipTextConfig, GenerationConfig
 
-from blip_arguments import (
+from blip_openvino.runtime.arguments import (
     CALLBACKS,
     COUNTS,
     FRACTIONS,
@@ -31,8 +31,8 @@ from blip_arguments import (
     TOKENS,
     check_generate_arguments,
 )
-from blip_images import load_image
-from blip_inputs import check_pixels, check_question, check_text
+from blip_openvino.runtime.images import load_image
+from blip_openvino.runtime.inputs import check_pixels, check_question, check_text
 
 # Derandomized: a run that fails for one fails for all. No deadline: machines differ.
 bounded = settings(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))

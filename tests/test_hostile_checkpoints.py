@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import EMBEDDED
 
-import blip_convert
-from blip_torch import load_checkpoint
+from blip_openvino.ir import convert as blip_convert
+from blip_openvino.ir.checkpoint import load_checkpoint
 
 
 class Payload:

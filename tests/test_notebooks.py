@@ -15,12 +15,12 @@ from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
 from benchmarks.checkpoint import blip_base, blip_processor
-from blip_accuracy import answer_questions, caption_images, score_answers, score_captions
-from blip_convert import default_folder
-from blip_demo import example_inputs
-from blip_files import weight_sizes
 from blip_model import OVBlipModel
-from easy_vqa_data import load_captions, load_questions
+from blip_openvino.apps.demo import example_inputs
+from blip_openvino.evaluate.accuracy import answer_questions, caption_images, score_answers, score_captions
+from blip_openvino.ir.convert import default_folder
+from blip_openvino.ir.easy_vqa import load_captions, load_questions
+from blip_openvino.ir.files import weight_sizes
 from run_notebooks import results, run_notebook
 
 CONVERT = "233-blip-convert.ipynb"

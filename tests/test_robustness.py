@@ -14,11 +14,11 @@ from strange_images import FILES, OBJECTS, encoded, lying, picture
 from strange_texts import AS_PYTORCH, CAPTION, CONTROL_QUESTION, QUESTIONS, SAME, TENSORS
 from transformers import GenerationConfig
 
-import blip_session
-from blip_images import load_image
-from blip_inputs import check_question
-from blip_session import ModelFolder
-from blip_torch import generate_caption
+from blip_openvino.apps import session as blip_session
+from blip_openvino.apps.session import ModelFolder
+from blip_openvino.ir.checkpoint import generate_caption
+from blip_openvino.runtime.images import load_image
+from blip_openvino.runtime.inputs import check_question
 
 ANSWER, CAPTIONED = "red", "a red triangle"
 

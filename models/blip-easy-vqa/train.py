@@ -31,7 +31,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 from accuracy import evaluate, print_scores  # noqa: E402
 from training_data import TrainingSet, augment, normalize  # noqa: E402
 
-from easy_vqa_data import Question, load_captions, load_questions  # noqa: E402
+from blip_openvino.ir.easy_vqa import Question, load_captions, load_questions  # noqa: E402
 
 IMAGE_SIZE = 64
 MAX_QUESTION_TOKENS = 512

@@ -17,9 +17,29 @@ os.environ |= {"GRADIO_ANALYTICS_MAX_EVENTS": "1", "GRADIO_ANALYTICS_CACHE_FREQU
 
 import gradio as gr
 
-from blip_page import CSS, EXAMPLES, HISTORY, NOTE, REPLY, THEME, model_note, plain_view, shown, stage_line
-from blip_session import BEAMS_LIMIT, NEW_TOKENS_LIMIT, TEMPERATURE_LIMIT, ModelFolder, Options, Reply, Task, ask
-from easy_vqa_data import load_questions
+from blip_openvino.apps.page import (
+    CSS,
+    EXAMPLES,
+    HISTORY,
+    NOTE,
+    REPLY,
+    THEME,
+    model_note,
+    plain_view,
+    shown,
+    stage_line,
+)
+from blip_openvino.apps.session import (
+    BEAMS_LIMIT,
+    NEW_TOKENS_LIMIT,
+    TEMPERATURE_LIMIT,
+    ModelFolder,
+    Options,
+    Reply,
+    Task,
+    ask,
+)
+from blip_openvino.ir.easy_vqa import load_questions
 from notebook_utils import DownloadError, download_file
 
 DEMO_PHOTO = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/demo.jpg"

@@ -17,13 +17,13 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
-from blip_files import load_config
-from blip_images import ImageSource, load_image
+from blip_openvino.ir.files import load_config
+from blip_openvino.runtime.images import ImageSource, load_image
 
 if TYPE_CHECKING:
     from transformers import BlipImageProcessorPil
 
-    from blip_arrays import Array
+    from blip_openvino.runtime.arrays import Array
 
 BANDS = 4
 """An image is resized in this many bands, each by its own thread: the same number everywhere, for the same pixels."""

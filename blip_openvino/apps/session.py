@@ -21,13 +21,13 @@ import openvino as ov
 from PIL import Image
 from transformers import BlipProcessor
 
-from blip_arguments import DEFAULT_NEW_TOKENS
-from blip_files import PARTS_OF_ARCHITECTURE, TEXT_DECODER, TEXT_ENCODER, load_config, part_files
-from blip_images import load_image
-from blip_inputs import check_question
 from blip_model import EncodedImages, OVBlipModel
-from blip_processor import preprocess_image
-from blip_streaming import stream_tokens
+from blip_openvino.apps.streaming import stream_tokens
+from blip_openvino.ir.files import PARTS_OF_ARCHITECTURE, TEXT_DECODER, TEXT_ENCODER, load_config, part_files
+from blip_openvino.runtime.arguments import DEFAULT_NEW_TOKENS
+from blip_openvino.runtime.images import load_image
+from blip_openvino.runtime.inputs import check_question
+from blip_openvino.runtime.processor import preprocess_image
 
 PRECISIONS = ("FP16", "INT8", "INT4")
 MODELS_KEPT = 3

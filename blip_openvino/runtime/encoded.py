@@ -8,7 +8,7 @@ import numpy as np
 import openvino as ov
 from openvino.utils.data_helpers import OVDict
 
-from blip_arrays import is_tensor
+from blip_openvino.runtime.arrays import is_tensor
 
 
 class TextEncoderRequest:

@@ -19,8 +19,9 @@ from openvino import opset13 as opset
 from tqdm.auto import tqdm
 from transformers import BlipProcessor
 
-from blip_accuracy import CALIBRATION, vqa_v2_samples
-from blip_files import (
+from blip_openvino.evaluate.accuracy import CALIBRATION, vqa_v2_samples
+from blip_openvino.ir.easy_vqa import load_questions
+from blip_openvino.ir.files import (
     OPTIMIZER_VERSION,
     PARTS_OF_ARCHITECTURE,
     TEXT_DECODER,
@@ -32,8 +33,7 @@ from blip_files import (
     read_part,
     writing,
 )
-from blip_stateful import copy_projections, keep_projections, release_projections, replace_projections
-from easy_vqa_data import load_questions
+from blip_openvino.runtime.split import copy_projections, keep_projections, release_projections, replace_projections
 
 SAMPLES = 300
 SEED = 42

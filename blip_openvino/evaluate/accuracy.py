@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import BlipProcessor
 
 from blip_model import OVBlipModel
-from easy_vqa_data import Question, load_captions, load_questions, question_type
+from blip_openvino.ir.easy_vqa import Question, load_captions, load_questions, question_type
 from utils import markdown_table
 
 MAX_NEW_TOKENS = 20

@@ -11,8 +11,8 @@ from pathlib import Path
 import openvino as ov
 from openvino.properties.hint import PerformanceMode
 
-from blip_avx2 import products_as_convolutions, products_by_mlas
-from blip_files import TEXT_DECODER, VISION_MODEL
+from blip_openvino.ir.files import TEXT_DECODER, VISION_MODEL
+from blip_openvino.runtime.avx2 import products_as_convolutions, products_by_mlas
 
 CPUINFO = Path("/proc/cpuinfo")
 INT8_INSTRUCTIONS = ("avx_vnni", "avx512_vnni", "amx_int8")

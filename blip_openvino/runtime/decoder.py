@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from transformers import BlipTextConfig
     from transformers.utils import ModelOutput
 
-    from blip_arrays import Streamer
-    from blip_generate import GenerateDriver
+    from blip_openvino.runtime.arrays import Streamer
+    from blip_openvino.runtime.generate import GenerateDriver
 
 GREEDY = {"num_beams": 1, "do_sample": False}
 """Arguments of `generate` that ask for greedy search and nothing else."""
@@ -180,7 +180,7 @@ class OVTextDecoder:
 
     @cached_property
     def _driver(self) -> GenerateDriver:
-        from blip_generate import GenerateDriver
+        from blip_openvino.runtime.generate import GenerateDriver
 
         return GenerateDriver.of(self.config, self.text_decoder)
 

@@ -8,7 +8,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as opset
 
-from blip_stateful import kept_projections
+from blip_openvino.runtime.split import kept_projections
 
 
 def products_by_mlas(model: ov.Model) -> None:

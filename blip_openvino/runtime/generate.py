@@ -10,7 +10,7 @@ from transformers import BlipTextConfig, GenerationConfig, GenerationMixin, PreT
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 from transformers.utils import ModelOutput
 
-from blip_decoder import DecoderState
+from blip_openvino.runtime.decoder import DecoderState
 
 
 def text_decoder_forward(

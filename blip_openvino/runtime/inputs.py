@@ -9,12 +9,12 @@ from unicodedata import category
 import numpy as np
 import openvino as ov
 
-from blip_arrays import as_array
+from blip_openvino.runtime.arrays import as_array
 
 if TYPE_CHECKING:
     from transformers import BlipTextConfig
 
-    from blip_arrays import Array
+    from blip_openvino.runtime.arrays import Array
 
 
 def check_device(core: ov.Core, device: str) -> None:

@@ -14,7 +14,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 if TYPE_CHECKING:
-    from blip_arrays import Array
+    from blip_openvino.runtime.arrays import Array
 
 
 def stream_tokens(generate: Callable[..., Array], generate_kwargs: Mapping[str, object]) -> Iterator[list[int]]:

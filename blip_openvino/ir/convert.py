@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import BlipProcessor, PreTrainedModel
 
-from blip_files import (
+from blip_openvino.ir.checkpoint import checkpoint_digest, load_checkpoint
+from blip_openvino.ir.files import (
     CHECKSUMS,
     CONVERTER_VERSION,
     TEXT_DECODER,
@@ -27,8 +28,7 @@ from blip_files import (
     staging,
     writing,
 )
-from blip_stateful import keep_cache, keep_projections
-from blip_torch import checkpoint_digest, load_checkpoint
+from blip_openvino.runtime.split import keep_cache, keep_projections
 
 
 class VisionModel(nn.Module):

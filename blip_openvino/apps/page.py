@@ -2,8 +2,8 @@
 
 import gradio as gr
 
-from blip_session import ModelFolder, Reply
-from easy_vqa_data import ANSWERS, COLOURS, SHAPES, load_questions, question_type
+from blip_openvino.apps.session import ModelFolder, Reply
+from blip_openvino.ir.easy_vqa import ANSWERS, COLOURS, SHAPES, load_questions, question_type
 
 # Fonts of the reader's system: the page asks no other machine for anything, and looks the same without a network.
 _SYSTEM_FONTS = [gr.themes.Font(name) for name in ("Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")]
