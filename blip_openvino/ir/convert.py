@@ -1,13 +1,11 @@
-"""Convert a BLIP checkpoint from PyTorch to OpenVINO IR: vision model, text encoder and stateful text decoder.
+"""Convert a BLIP checkpoint from PyTorch to OpenVINO IR: vision model, text encoder and text decoder.
 
-    python blip_convert.py models/blip-easy-vqa --output build/blip-easy-vqa
-
-Every function takes a PyTorch module of `transformers` and gives an `ov.Model`; `convert` does all parts into a folder
-that `blip_model.OVBlipModel.from_pretrained` runs with nothing else at hand.
+Each `convert_*` function takes a PyTorch module of `transformers` and gives a plain `ov.Model`, which any OpenVINO
+program can run; `convert` writes all parts into a folder that `blip_model.OVBlipModel.from_pretrained` loads.
 """
 
-import argparse
 import copy
+from functools import partial
 from pathlib import Path
 
 import openvino as ov
@@ -16,19 +14,24 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import BlipProcessor, PreTrainedModel
 
-from blip_openvino.ir.checkpoint import checkpoint_digest, load_checkpoint
+from blip_openvino.ir.checkpoint import checkpoint_digest
 from blip_openvino.ir.files import (
     CHECKSUMS,
     CONVERTER_VERSION,
-    TEXT_DECODER,
-    TEXT_ENCODER,
-    VISION_MODEL,
+    REFERENCE,
+    Part,
+    cache_names,
     checksum_line,
     ensure_ir,
+    remove_quantized,
     staging,
     writing,
 )
-from blip_openvino.runtime.split import keep_cache, keep_projections
+from blip_openvino.ir.reference import ensure_reference
+
+MASKED = torch.finfo(torch.float16).min
+"""What attention adds to the scores of hidden tokens: finite in FP16, and in bf16, where float32's own lowest number
+would round to -inf and a row of hidden tokens would come to NaN."""
 
 
 class VisionModel(nn.Module):
@@ -47,8 +50,8 @@ class VisionModel(nn.Module):
 
 
 def additive_mask(allowed: Tensor) -> Tensor:
-    """0 where `allowed`, the lowest float32 elsewhere: what attention adds to its scores."""
-    return torch.where(allowed, 0.0, torch.finfo(torch.float32).min)
+    """0 where `allowed`, a large negative number elsewhere: what attention adds to its scores."""
+    return torch.where(allowed, 0.0, MASKED)
 
 
 def split_heads(hidden_states: Tensor, attention: nn.Module) -> Tensor:
@@ -98,16 +101,14 @@ def cross_attention(layer: nn.Module, hidden_states: Tensor, encoder_hidden_stat
         mask: additive, [E, 1, 1, N].
 
     Returns:
-        The new hidden states [k·E, T, hidden], the encoder's keys [E, heads, head size, N] and values
-        [E, heads, N, head size]: each as the product with it reads it, so that kept ones need no rearranging.
+        The new hidden states [k·E, T, hidden], the encoder's keys and values, each [E, heads, N, head size].
     """
     attention = layer.crossattention.self
-    key = split_heads(attention.key(encoder_hidden_states), attention).transpose(2, 3)
+    key = split_heads(attention.key(encoder_hidden_states), attention)
     value = split_heads(attention.value(encoder_hidden_states), attention)
-    query = attention.query(hidden_states).reshape(encoder_hidden_states.shape[0], -1, attention.all_head_size)
-    scores = split_heads(query * attention.attention_head_size**-0.5, attention) @ key + mask
-    context = scores.softmax(dim=-1) @ value
-    context = merge_heads(context).reshape(hidden_states.shape)
+    query = attention.query(hidden_states).reshape(key.shape[0], -1, attention.all_head_size)
+    scores = split_heads(query * attention.attention_head_size**-0.5, attention) @ key.transpose(2, 3) + mask
+    context = merge_heads(scores.softmax(dim=-1) @ value).reshape(hidden_states.shape)
     return layer.crossattention.output(context, hidden_states), key, value
 
 
@@ -146,16 +147,13 @@ class TextDecoder(nn.Module):
     """One step of BLIP's image-grounded text decoder with an explicit KV cache.
 
     The cache is a flat list, key and value of layer 0, of layer 1 and so on, because a tracer knows tensors and not
-    cache objects. Logits are those of the last position: the only ones a generation reads.
+    cache objects. A token's position is the number of visible ones before it, so texts may be padded on the left.
     """
 
     def __init__(self, text_decoder: nn.Module):
         super().__init__()
-        self.embeddings, self.layers, self.cls = (
-            text_decoder.bert.embeddings,
-            text_decoder.bert.encoder.layer,
-            text_decoder.cls,
-        )
+        bert = text_decoder.bert
+        self.embeddings, self.layers, self.cls = bert.embeddings, bert.encoder.layer, text_decoder.cls
 
     def forward(
         self,
@@ -163,40 +161,40 @@ class TextDecoder(nn.Module):
         attention_mask: Tensor,  # [k·E, past + T] int64
         encoder_hidden_states: Tensor,  # [E, N, encoder hidden]
         encoder_attention_mask: Tensor,  # [E, N] int64
-        beam_idx: Tensor,  # [k·E] int32, which row of the cache each row goes on from
         *past: Tensor,  # 2 per layer, each [k·E, heads, past, head size]
     ):
         length = attention_mask.shape[1]
-        positions = torch.arange(length)
-        new_positions = positions[length - input_ids.shape[1] :]
-        causal = positions[None, :] <= new_positions[:, None]
+        first_new = length - input_ids.shape[1]
+        order = torch.arange(length)
+        causal = order[None, :] <= order[first_new:, None]
         mask = additive_mask(causal[None, None] & (attention_mask[:, None, None, :] > 0))
         encoder_mask = additive_mask(encoder_attention_mask[:, None, None, :] > 0)
+        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, first_new:]
 
-        hidden_states = self.embeddings(input_ids, position_ids=new_positions[None])
+        hidden_states = self.embeddings(input_ids, position_ids=positions)
         present, cross = [], []
         for index, layer in enumerate(self.layers):
-            layer_past = tuple(state.index_select(0, beam_idx) for state in past[2 * index : 2 * index + 2])
-            hidden_states, *keys_and_values = self_attention(layer, hidden_states, mask, layer_past)
-            present += keys_and_values
-            hidden_states, *keys_and_values = cross_attention(layer, hidden_states, encoder_hidden_states, encoder_mask)
-            cross += keys_and_values
+            hidden_states, *new = self_attention(layer, hidden_states, mask, past[2 * index : 2 * index + 2])
+            present += new
+            hidden_states, *new = cross_attention(layer, hidden_states, encoder_hidden_states, encoder_mask)
+            cross += new
             hidden_states = layer.feed_forward_chunk(hidden_states)
-        return self.cls(hidden_states[:, -1:]), *present, *cross
+        return self.cls(hidden_states), *present, hidden_states, *cross
 
 
-def cache_names(kind: str, layers: int) -> list[str]:
-    """Names of every layer's keys and values, in the order in which the text models take and give them."""
-    return [f"{kind}.{layer}.{half}" for layer in range(layers) for half in ("key", "value")]
+def name_ports(model: ov.Model, inputs: list[str], outputs: list[str], inner: list[str]) -> None:
+    """Name the inputs, the outputs, and tensors inside the graph, in place.
 
-
-def name_ports(model: ov.Model, inputs: list[str], outputs: list[str]) -> None:
-    """Give the model's inputs and outputs the names a caller uses, in order."""
+    `inner` are the model's last outputs, which stay tensors of that name and are outputs no more: `runtime.split` cuts
+    the model there when it is loaded.
+    """
     for port, name in zip(model.inputs, inputs, strict=True):
         port.get_node().set_friendly_name(name)
         port.set_names({name})
-    for port, name in zip(model.outputs, outputs, strict=True):
-        port.set_names({name})
+    for port, name in zip(model.outputs, [*outputs, *inner], strict=True):
+        port.get_node().input_value(0).set_names({name})
+    for result in model.get_results()[len(outputs) :]:
+        model.remove_result(result)
 
 
 def convert_vision_model(vision_model: nn.Module) -> ov.Model:
@@ -208,17 +206,16 @@ def convert_vision_model(vision_model: nn.Module) -> ov.Model:
     model = ov.convert_model(
         VisionModel(vision_model), example_input=torch.zeros(1, 3, size, size), input=[1, 3, size, size]
     )
-    name_ports(model, ["pixel_values"], ["last_hidden_state"])
+    name_ports(model, ["pixel_values"], ["last_hidden_state"], [])
     return model
 
 
 def convert_text_encoder(text_encoder: nn.Module, itm_head: nn.Module | None = None) -> ov.Model:
-    """The question's tokens, grounded in the image; stateful: the image's keys and values stay for the next question.
+    """The question's tokens, grounded in the image.
 
     `input_ids`, `attention_mask` [k·E, T] int64, `encoder_hidden_states` [E, N, vision hidden],
     `encoder_attention_mask` [E, N] int64 -> `last_hidden_state` [k·E, T, hidden] and, with an `itm_head`,
-    `itm_logits` [k·E, 2]. Row r of the text attends to encoder row r // k. The first call after `reset_state()`
-    projects the image; later ones read of `encoder_hidden_states` only how many rows it has.
+    `itm_logits` [k·E, 2]. Row r of the text attends to encoder row r // k.
     """
     width = text_encoder.config.encoder_hidden_size
     example = {
@@ -232,55 +229,43 @@ def convert_text_encoder(text_encoder: nn.Module, itm_head: nn.Module | None = N
         example_input=example,
         input=[[-1, -1], [-1, -1], [-1, -1, width], [-1, -1]],
     )
-    cross = cache_names("cross", text_encoder.config.num_hidden_layers)
     outputs = ["last_hidden_state"] if itm_head is None else ["last_hidden_state", "itm_logits"]
-    name_ports(model, list(example), outputs + cross)
-    keep_projections(model, cross)
+    name_ports(model, list(example), outputs, cache_names("cross", text_encoder.config.num_hidden_layers))
     return model
 
 
 def convert_text_decoder(text_decoder: nn.Module) -> ov.Model:
-    """One step of generation, stateful: the KV cache lives inside the model, not in its inputs and outputs.
+    """One step of generation, with the keys and values of earlier tokens as inputs and outputs.
 
     `input_ids` [k·E, T] int64 (the new tokens), `attention_mask` [k·E, past + T] int64, `encoder_hidden_states`
-    [E, N, encoder hidden], `encoder_attention_mask` [E, N] int64, `beam_idx` [k·E] int32 -> `logits`
-    [k·E, 1, vocabulary] of the last position. `reset_state()` begins a new generation.
+    [E, N, encoder hidden], `encoder_attention_mask` [E, N] int64, and for every layer `past.0.key`, `past.0.value`, ...
+    [k·E, heads, past, head size] -> `logits` [k·E, T, vocabulary] and `present.0.key`, `present.0.value`, ...
     """
     config = text_decoder.config
     width, layers, heads = config.encoder_hidden_size, config.num_hidden_layers, config.num_attention_heads
     head_size = config.hidden_size // heads
-    names = ["input_ids", "attention_mask", "encoder_hidden_states", "encoder_attention_mask", "beam_idx"]
     past, present, cross = (cache_names(kind, layers) for kind in ("past", "present", "cross"))
     example = (
         torch.ones(4, 2, dtype=torch.int64),
         torch.ones(4, 5, dtype=torch.int64),
         torch.zeros(2, 7, width),
         torch.ones(2, 7, dtype=torch.int64),
-        torch.arange(4, dtype=torch.int32),
         *(torch.zeros(4, heads, 3, head_size) for _ in past),
     )
     model = ov.convert_model(
         TextDecoder(text_decoder),
         example_input=example,
-        input=[[-1, -1], [-1, -1], [-1, -1, width], [-1, -1], [-1]] + [[-1, heads, -1, head_size]] * len(past),
+        input=[[-1, -1], [-1, -1], [-1, -1, width], [-1, -1]] + [[-1, heads, -1, head_size]] * len(past),
     )
-    name_ports(model, names + past, ["logits", *present, *cross])
-    keep_cache(model, past, present)
-    keep_projections(model, cross)
-    # A caption is some 20 tokens: 8-bit caches, which the CPU would choose, save nothing here and cost accuracy.
-    model.set_rt_info("f32", ["runtime_options", "KV_CACHE_PRECISION"])
+    inputs = ["input_ids", "attention_mask", "encoder_hidden_states", "encoder_attention_mask", *past]
+    name_ports(model, inputs, ["logits", *present], ["decoder_hidden_states", *cross])
     return model
-
-
-def conversion_stamp(model: PreTrainedModel) -> dict[str, str]:
-    """What every IR made from `model` is marked with: the checkpoint's digest and the converter's version."""
-    return {"checkpoint": checkpoint_digest(model), "converter": CONVERTER_VERSION}
 
 
 def save_settings(model: PreTrainedModel, processor: BlipProcessor, folder: Path, stamp: dict[str, str]) -> None:
     """Save what running needs beside the IRs: configuration with their stamp, generation configuration, processor.
 
-    And the checksums of all these files.
+    And the checksums of all these files, and of the reference, which is there already.
     """
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
@@ -290,8 +275,8 @@ def save_settings(model: PreTrainedModel, processor: BlipProcessor, folder: Path
         if hasattr(model, "text_decoder"):
             model.text_decoder.generation_config.save_pretrained(unfinished)
         processor.save_pretrained(unfinished)
-        checksums = "".join(f"{checksum_line(file)}\n" for file in sorted(unfinished.iterdir()))
-        (unfinished / CHECKSUMS).write_text(checksums)
+        files = [*sorted(unfinished.iterdir()), folder / REFERENCE]
+        (unfinished / CHECKSUMS).write_text("".join(f"{checksum_line(file)}\n" for file in files))
         for file in unfinished.iterdir():
             file.replace(folder / file.name)
 
@@ -300,38 +285,27 @@ def convert(model: PreTrainedModel, processor: BlipProcessor, folder: str | Path
     """Convert all parts that `model` has into `folder`, with everything else that running needs.
 
     A captioning checkpoint has no text encoder, a retrieval one no text decoder. IRs that were made from the same
-    weights by this converter are reused. Returns the folder.
+    weights by this converter are reused, quantized ones of other weights are removed. Returns the folder.
 
     Raises:
         OSError: the folder cannot be written to.
     """
-    folder, stamp = Path(folder), conversion_stamp(model)
+    folder = Path(folder)
+    stamp = {"checkpoint": checkpoint_digest(model), "converter": CONVERTER_VERSION}
     with writing(folder):
+        ensure_reference(model, processor, folder, stamp)
         save_settings(model, processor, folder, stamp)
-        ensure_ir(folder / VISION_MODEL, stamp, lambda: convert_vision_model(model.vision_model))
+        ensure_ir(folder / Part.VISION_MODEL.file(), stamp, lambda: convert_vision_model(model.vision_model))
         if hasattr(model, "text_encoder"):
             itm_head = getattr(model, "itm_head", None)
-            ensure_ir(folder / TEXT_ENCODER, stamp, lambda: convert_text_encoder(model.text_encoder, itm_head))
+            text_encoder = partial(convert_text_encoder, model.text_encoder, itm_head)
+            ensure_ir(folder / Part.TEXT_ENCODER.file(), stamp, text_encoder)
         if hasattr(model, "text_decoder"):
-            ensure_ir(folder / TEXT_DECODER, stamp, lambda: convert_text_decoder(model.text_decoder))
+            ensure_ir(folder / Part.TEXT_DECODER.file(), stamp, lambda: convert_text_decoder(model.text_decoder))
+        remove_quantized(folder, stamp)
     return folder
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Convert a BLIP checkpoint to OpenVINO IR.")
-    parser.add_argument("model", help="name on the Hugging Face Hub or a local folder")
-    parser.add_argument("--output", type=Path, help="folder for the IRs (default: build/ and the model's name)")
-    arguments = parser.parse_args()
-    folder = arguments.output or default_folder(arguments.model)
-    model = load_checkpoint(arguments.model)
-    processor = BlipProcessor.from_pretrained(arguments.model, trust_remote_code=False)
-    print(f"{convert(model, processor, folder)} is ready")
-
-
 def default_folder(model_id: str | Path) -> Path:
-    """Where the notebooks and scripts keep a model's IRs: `build/` and the last part of its name."""
+    """Where the notebooks keep a model's IRs: `build/` and the last part of its name."""
     return Path("build") / Path(model_id).name
-
-
-if __name__ == "__main__":
-    main()

@@ -1,69 +1,94 @@
 """The files of a converted model: their names and stamps, saved so that none is ever half there, read with care.
 
-A converted folder holds `config.json`, `generation_config.json`, the processor's files and the IRs. Every IR carries
-the digest of the checkpoint it came from and the version of the converter that made it. What is read is checked first,
-so that a damaged file gives an error and never a wrong answer: an IR against its seal, the settings against
-`checksums.sha256`.
+A converted folder holds `config.json`, `generation_config.json`, the processor's files, `reference.npz` and the IRs.
+Every IR carries the digest of the checkpoint it came from and the version of the converter that made it. What is read
+is checked first, so that a damaged file gives an error and never a wrong answer: an IR against its seal, everything
+else against `checksums.sha256`.
 """
 
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
 
 import openvino as ov
 from filelock import FileLock, Timeout
 
-CONVERTER_VERSION = "3"
-"""Goes into every IR. Raise it whenever the graphs of `blip_convert` change, so that IRs of the old shape are made anew
+logger = logging.getLogger(__name__)
+
+CONVERTER_VERSION = "4"
+"""Goes into every IR. Raise it whenever the graphs of `ir.convert` change, so that IRs of the old shape are made anew
 and not run."""
-
-OPTIMIZER_VERSION = "5"
-"""Goes into every quantized IR. Raise it whenever the functions of `blip_optimize` change what they make."""
-
-VISION_MODEL = "blip_vision_model.xml"
-TEXT_ENCODER = "blip_text_encoder.xml"
-TEXT_DECODER = "blip_text_decoder_with_past.xml"
-
-PART_LABELS = {VISION_MODEL: "vision model", TEXT_ENCODER: "text encoder", TEXT_DECODER: "text decoder"}
+OPTIMIZER_VERSION = "6"
+"""Goes into every quantized IR. Raise it whenever the functions of `ir.optimize` change what they make."""
 
 CHECKSUMS = "checksums.sha256"
-"""Of the settings: the files beside the IRs. `sha256sum --check` reads it too."""
+"""Of the files beside the IRs. `sha256sum --check` reads it too."""
+REFERENCE = "reference.npz"
+"""What the PyTorch model gave for a few probes: `evaluate.check` compares with it."""
+PRECISIONS = ("FP16", "INT8", "INT4")
+"""FP16: all weights. INT8: vision model and text encoder, and the decoder's weights. INT4: the decoder's weights only,
+the rest is INT8's."""
 
-PARTS_OF_ARCHITECTURE = {
-    "BlipForQuestionAnswering": (VISION_MODEL, TEXT_ENCODER, TEXT_DECODER),
-    "BlipForConditionalGeneration": (VISION_MODEL, TEXT_DECODER),
-    "BlipForImageTextRetrieval": (VISION_MODEL, TEXT_ENCODER),
+
+class Part(Enum):
+    """A part of BLIP that is a model of its own; the value is its file's name at FP16."""
+
+    VISION_MODEL = "blip_vision_model"
+    TEXT_ENCODER = "blip_text_encoder"
+    TEXT_DECODER = "blip_text_decoder_with_past"
+
+    @property
+    def label(self) -> str:
+        """Its name for people: `text decoder`."""
+        return self.name.lower().replace("_", " ")
+
+    def file(self, precision: str = "FP16") -> str:
+        """The file that holds it at a precision: `blip_vision_model_int8.xml`.
+
+        Raises:
+            ValueError: there is no such precision.
+        """
+        if precision not in PRECISIONS:
+            raise ValueError(f"there is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        if precision == "INT4" and self is not Part.TEXT_DECODER:
+            precision = "INT8"
+        return f"{self.value}.xml" if precision == "FP16" else f"{self.value}_{precision.lower()}.xml"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a class of checkpoints has and can do."""
+
+    parts: tuple[Part, ...]
+    answers: bool = False
+    captions: bool = False
+    matches: bool = False
+
+
+ARCHITECTURES = {
+    "BlipForQuestionAnswering": Architecture(tuple(Part), answers=True, captions=True),
+    "BlipForConditionalGeneration": Architecture((Part.VISION_MODEL, Part.TEXT_DECODER), captions=True),
+    "BlipForImageTextRetrieval": Architecture((Part.VISION_MODEL, Part.TEXT_ENCODER), matches=True),
 }
 
 
-def quantized_name(part: str, weights: str = "int8") -> str:
-    """The file name of a quantized part: `blip_vision_model.xml` -> `blip_vision_model_int8.xml`."""
-    return part.replace(".xml", f"_{weights}.xml")
+def cache_names(kind: str, layers: int) -> list[str]:
+    """Names of every layer's keys and values, in the order in which the text models take and give them."""
+    return [f"{kind}.{layer}.{half}" for layer in range(layers) for half in ("key", "value")]
 
 
-def part_files(folder: Path, parts: Sequence[str], precision: str | None) -> dict[str, str]:
-    """Which file of `folder` holds each part at `precision`; None is INT8 where any of it is there, else FP16.
-
-    Raises:
-        ValueError: there is no such precision.
-    """
-    int8 = {part: quantized_name(part) for part in parts}
-    files = {
-        "FP16": {part: part for part in parts},
-        "INT8": int8,
-        "INT4": {part: quantized_name(part, "int4") if part == TEXT_DECODER else int8[part] for part in parts},
-    }
-    if precision is None:
-        precision = "INT8" if any((folder / file).exists() for file in int8.values()) else "FP16"
-    if precision not in files:
-        raise ValueError(f"there is no precision {precision!r}; choose one of {', '.join(files)}")
-    return files[precision]
+def architecture(config: SimpleNamespace) -> Architecture:
+    """What the checkpoint with this configuration has and can do."""
+    return ARCHITECTURES[config.architectures[0]]
 
 
 def weight_sizes(folder: Path, precisions: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -73,19 +98,17 @@ def weight_sizes(folder: Path, precisions: Sequence[str]) -> dict[str, dict[str,
         OSError: a file is missing.
         ValueError: there is no such precision.
     """
-    parts = PARTS_OF_ARCHITECTURE[load_config(folder).architectures[0]]
     return {
-        PART_LABELS[part]: {
-            precision: (folder / part_files(folder, parts, precision)[part]).with_suffix(".bin").stat().st_size
-            for precision in precisions
+        part.label: {
+            precision: (folder / part.file(precision)).with_suffix(".bin").stat().st_size for precision in precisions
         }
-        for part in parts
+        for part in architecture(load_config(folder)).parts
     }
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Be the only writer of `folder`, which is made when missing; another one is waited for, and a line says so.
+    """Be the only writer of `folder`, which is made when missing; another one is waited for.
 
     What a killed process left half done there is removed first. The operating system frees a killed process's lock.
 
@@ -97,7 +120,7 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        print(f"{folder}: another process is writing there, waiting for it to finish")
+        logger.warning("%s: another process is writing there, waiting for it to finish", folder)
         lock.acquire()
     try:
         for leftover in folder.glob(".unfinished-*"):
@@ -119,8 +142,10 @@ def staging(folder: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as name:
             yield Path(name)
     except Exception as error:  # of a full disk OpenVINO makes a RuntimeError, tokenizers a plain Exception
-        free = shutil.disk_usage(folder).free / 1e6
-        raise OSError(f"cannot save in {folder} ({free:.0f} MB are free there): {error}") from error
+        free = shutil.disk_usage(folder).free
+        if isinstance(error, OSError) or free > 1 << 20:
+            raise
+        raise OSError(f"cannot save in {folder}, where {free} bytes are free: {error}") from error
 
 
 def seal(path: Path, xml: bytes) -> bytes:
@@ -200,13 +225,22 @@ def why_stale(path: Path, stamp: dict[str, str]) -> str | None:
 
 
 def ensure_ir(path: Path, stamp: dict[str, str], make_model: Callable[[], ov.Model]) -> None:
-    """See to it that the IR at `path` is the one that `stamp` describes: reuse it or make it, and say which."""
+    """See to it that the IR at `path` is the one that `stamp` describes: reuse it or make it, and log which."""
     reason = why_stale(path, stamp)
     if reason is None:
-        print(f"{path.name}: reused, it has the same {', '.join(stamp)}")
+        logger.info("%s: reused, it has the same %s", path.name, ", ".join(stamp))
         return
-    print(f"{path.name}: making it, {reason}")
+    logger.info("%s: making it, %s", path.name, reason)
     save_ir(make_model(), path, stamp)
+
+
+def remove_quantized(folder: Path, stamp: dict[str, str]) -> None:
+    """Remove the quantized IRs in `folder` that were not made from the conversion that `stamp` describes."""
+    for path in sorted(folder.glob("blip_*_int[48].xml")):
+        if reason := why_stale(path, stamp):
+            logger.info("%s: removed, %s", path.name, reason)
+            path.unlink()
+            path.with_suffix(".bin").unlink(missing_ok=True)
 
 
 def checksum_line(path: Path) -> str:
@@ -222,13 +256,13 @@ def load_config(folder: Path) -> SimpleNamespace:
         ValueError: it is a PyTorch checkpoint's or another converter version's, or a settings file is damaged.
     """
     if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"{folder} is no converted BLIP model (no config.json): make one with blip_convert.py")
+        raise FileNotFoundError(f"{folder} is no converted BLIP model (no config.json): make one with blip-ov convert")
     if not (folder / CHECKSUMS).exists():
         raise ValueError(
             f"{folder} is a PyTorch checkpoint or not wholly converted (no {CHECKSUMS}): "
-            f"run python blip_convert.py CHECKPOINT and load what that makes"
+            f"run blip-ov convert {folder} and load what that makes"
         )
-    again = f"run python blip_convert.py CHECKPOINT --output {folder}"
+    again = f"run blip-ov convert CHECKPOINT --output {folder}"
     lines = (folder / CHECKSUMS).read_text(errors="replace").removesuffix("\n").split("\n")
     names = [line[66:] for line in lines]  # after 64 digits and two spaces
     for line, name in zip(lines, names, strict=True):
@@ -246,18 +280,21 @@ def load_config(folder: Path) -> SimpleNamespace:
     return config
 
 
-def read_part(core: ov.Core, path: Path, config: SimpleNamespace) -> ov.Model:
-    """Read the IR at `path`, made sure to be whole, of the checkpoint that `config` names and of these versions.
+def read_parts(core: ov.Core, folder: Path, config: SimpleNamespace, precision: str) -> dict[Part, ov.Model]:
+    """Read every part of a converted folder at a precision, made sure to be whole and of the folder's checkpoint.
 
     Raises:
-        FileNotFoundError: it is missing.
-        ValueError: it is damaged, or of another checkpoint, converter or optimizer version.
+        FileNotFoundError: a file is missing.
+        ValueError: one is damaged, or of another checkpoint, converter or optimizer version; or no such precision.
     """
+    return {part: _read_part(core, folder / part.file(precision), config) for part in architecture(config).parts}
+
+
+def _read_part(core: ov.Core, path: Path, config: SimpleNamespace) -> ov.Model:
     wanted = {"checkpoint": config.openvino_checkpoint, "converter": config.openvino_converter}
-    if path.name in PARTS_OF_ARCHITECTURE["BlipForQuestionAnswering"]:
-        again = f"run python blip_convert.py CHECKPOINT --output {path.parent}"
-    else:
-        again = f"run python blip_optimize.py {path.parent}" + " --weights int4" * path.stem.endswith("_int4")
+    again = f"run blip-ov convert CHECKPOINT --output {path.parent}"
+    if path.name not in [part.file() for part in Part]:
+        again = f"run blip-ov optimize {path.parent}" + " --weights int4" * path.stem.endswith("_int4")
         wanted["optimizer"] = OPTIMIZER_VERSION
     for file in (path, path.with_suffix(".bin")):
         if not file.exists():
@@ -272,3 +309,19 @@ def read_part(core: ov.Core, path: Path, config: SimpleNamespace) -> ov.Model:
             where = "this is" if key == "optimizer" else "config.json from"
             raise ValueError(f"{path} was made from {key} {found.get(key)}, but {where} {value}: {again}")
     return model
+
+
+def read_best(core: ov.Core, folder: Path, config: SimpleNamespace) -> tuple[str, dict[Part, ov.Model]]:
+    """The precision that is loaded where nobody names one, and its parts: INT8 where it is whole, else FP16.
+
+    Where INT8 is there but unusable, a warning says why.
+
+    Raises:
+        FileNotFoundError, ValueError: FP16 is missing or damaged, as in `read_parts`.
+    """
+    if any((folder / part.file("INT8")).exists() for part in architecture(config).parts):
+        try:
+            return "INT8", read_parts(core, folder, config, "INT8")
+        except (FileNotFoundError, ValueError) as error:
+            logger.warning("FP16 is loaded, since INT8 cannot be used: %s", error)
+    return "FP16", read_parts(core, folder, config, "FP16")

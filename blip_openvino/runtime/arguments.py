@@ -1,136 +1,148 @@
-"""Checks on the arguments of a generation: what transformers would ignore, or fail on half-way, is refused at once."""
+"""The arguments of a generation: merged, checked where transformers would be silent or unclear, in one dataclass."""
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from numbers import Integral, Real
-from typing import TYPE_CHECKING
+from numbers import Integral
+from types import SimpleNamespace
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from transformers import BlipTextConfig
+import numpy as np
 
 DEFAULT_NEW_TOKENS = 20
 """What transformers takes too, though with a warning each time."""
 
 COUNTS = {
     **{"max_length": 1, "max_new_tokens": 1, "min_length": 0, "min_new_tokens": 0},
-    **{"num_beams": 1, "num_return_sequences": 1, "no_repeat_ngram_size": 0, "top_k": 0},
+    **{"num_beams": 1, "num_return_sequences": 1},
 }
-"""Arguments that are whole numbers, and the least each may be."""
-NEUTRAL_SAMPLING = {
-    **{"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "top_h": 1.0},
-    **{"epsilon_cutoff": 0.0, "eta_cutoff": 0.0},
-}
-"""Arguments that only sampling heeds, and the values that ask for nothing."""
-POSITIVE = {"temperature", "repetition_penalty", "max_time"}
-FRACTIONS = {"top_p", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff"}
-SWITCHES = {
-    *("do_sample", "use_cache", "renormalize_logits", "remove_invalid_values"),
-    *("return_dict_in_generate", "output_scores", "output_logits"),
-}
-TOKENS = {"pad_token_id", "bos_token_id", "eos_token_id", "forced_bos_token_id", "forced_eos_token_id"}
-CALLBACKS = {"logits_processor", "stopping_criteria"}
+"""Whole numbers, and the least each may be."""
+SAMPLING = {"temperature", "top_k", "top_p", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff"}
+"""What only sampling heeds."""
+TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id", "forced_bos_token_id", "forced_eos_token_id")
+ROW_BY_ROW = (
+    *("streamer", "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn"),
+    *("return_dict_in_generate", "max_time"),
+)
+"""What sees the rows or the time of one call of `generate`, and so not of a batch that is worked off in pieces."""
 GENERATE_ARGUMENTS = {
     *COUNTS,
-    *NEUTRAL_SAMPLING,
-    *POSITIVE,
-    *SWITCHES,
+    *SAMPLING,
     *TOKENS,
-    *CALLBACKS,
-    *("generation_config", "streamer", "prefix_allowed_tokens_fn", "early_stopping", "length_penalty"),
-    # Rarely used; transformers checks their values.
+    *ROW_BY_ROW,
+    *("do_sample", "use_cache", "renormalize_logits", "remove_invalid_values", "output_scores", "output_logits"),
+    *("repetition_penalty", "no_repeat_ngram_size", "early_stopping", "length_penalty", "generation_config"),
     *("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens"),
     *("exponential_decay_length_penalty", "watermarking_config", "stop_strings", "tokenizer"),
 }
 """The arguments of transformers' `generate` that do here what they say. The others would bring a second model or a
 cache of their own, ask for attentions that the compiled decoder does not give, or load code from the Hub."""
+NEUTRAL = {"num_beams": 1, "do_sample": False, "use_cache": True, "num_return_sequences": 1, "min_length": 0}
+"""Settings that ask for nothing but greedy search."""
 
 
-def check_generate_arguments(
-    config: BlipTextConfig, defaults: Mapping[str, object], prompt_tokens: int, arguments: Mapping[str, object]
-) -> dict[str, object]:
-    """The arguments of a generation, without those that are None and so leave a setting as it is.
+class Streamer(Protocol):
+    """What gets tokens as they come, such as transformers' `TextStreamer`: the prompt [rows, T] first, then [rows]."""
+
+    def put(self, value: np.ndarray) -> None: ...
+
+    def end(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How a text is generated: what greedy search knows in fields, all else in `others`, which only transformers knows.
+
+    See `resolve_settings`.
+    """
+
+    eos_token_id: int | Sequence[int]
+    pad_token_id: int
+    max_new_tokens: int = DEFAULT_NEW_TOKENS
+    min_new_tokens: int = 0
+    streamer: Streamer | None = None
+    others: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is taken at every step, and nothing else is asked for."""
+        return not self.others and isinstance(self.eos_token_id, Integral)
+
+    def generate_kwargs(self) -> dict[str, object]:
+        """The same as arguments of transformers' `generate`."""
+        names = ("eos_token_id", "pad_token_id", "max_new_tokens", "min_new_tokens", "streamer")
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in (given | dict(self.others)).items() if value is not None}
+
+
+def resolve_settings(
+    config: SimpleNamespace, defaults: Mapping[str, object], prompt_lengths: Sequence[int], arguments: Mapping
+) -> GenerationSettings:
+    """The settings of a generation from the checkpoint's defaults, a caller's `generation_config` and arguments.
+
+    Each overrides the one before; an argument that is None leaves a setting as it is.
 
     Args:
-        config: has the decoder's vocabulary and positions.
-        defaults: the settings that hold where `arguments` says nothing.
-        prompt_tokens: how many tokens the longest text begins with.
+        config: the text configuration; has the decoder's vocabulary, positions, and what its tokens mean.
+        defaults: the checkpoint's `generation_config.json`.
+        prompt_lengths: how many tokens each row begins with.
         arguments: those of transformers' `generate` named in `GENERATE_ARGUMENTS`.
 
     Raises:
-        ValueError: a name is unknown, a value of the wrong kind or out of its range, two arguments contradict each
-            other, or more tokens are asked for than the decoder has positions.
+        ValueError: a name is unknown, a number out of its range, two arguments contradict each other, or more tokens
+            are asked for than the decoder has positions.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
+    configured = given.pop("generation_config", None)
+    if configured is not None:
+        # Who has made one has imported transformers.
+        config_class = getattr(sys.modules.get("transformers"), "GenerationConfig", type(None))
+        if not isinstance(configured, config_class):
+            raise ValueError(f"generation_config is a {type(configured).__name__}; it takes a GenerationConfig")
+        given = _known(configured.to_diff_dict()) | given
     for name in given.keys() - GENERATE_ARGUMENTS:
         likeness = get_close_matches(name, GENERATE_ARGUMENTS, 1)
         hint = f"did you mean {likeness[0]!r}?" if likeness else f"there are {', '.join(sorted(GENERATE_ARGUMENTS))}"
         raise ValueError(f"{name!r} is no argument of a generation here; {hint}")
-    base = defaults
-    if "generation_config" in given:
-        base = _settings_of(given["generation_config"])
-    settings = {name: value for name, value in base.items() if value is not None} | given
-    _check_values(config, settings if base is not defaults else given)
-    _check_search(config, settings, given)
-    _check_lengths(config, settings, given, prompt_tokens)
-    return given
+    tokens = {"eos_token_id": config.sep_token_id, "pad_token_id": config.pad_token_id}
+    settings = _known(defaults) | tokens | given
+    _check_values(config, settings, given)
+    settings = _new_tokens(config, settings, given, prompt_lengths)
+    own = {name: settings.pop(name) for name in GenerationSettings.__dataclass_fields__ if name in settings}
+    others = {name: value for name, value in settings.items() if name not in NEUTRAL or value != NEUTRAL[name]}
+    return GenerationSettings(**own, others=others)
 
 
-def _settings_of(generation_config: object) -> Mapping[str, object]:
-    """What a caller's generation configuration holds; who has made one has imported transformers."""
-    config_class = getattr(sys.modules.get("transformers"), "GenerationConfig", None)
-    if config_class is None or not isinstance(generation_config, config_class):
+def check_pieces(settings: GenerationSettings, rows: int, rows_at_once: int) -> None:
+    """Raise ValueError where a batch is worked off in pieces, and something asked for would see one piece only."""
+    asked = [name for name in ROW_BY_ROW if getattr(settings, name, None) or settings.others.get(name)]
+    if rows > rows_at_once and asked:
         raise ValueError(
-            f"generation_config is a {type(generation_config).__name__}; it takes transformers' GenerationConfig"
+            f"{asked[0]} sees the rows of one batch, and {rows} rows are worked off {rows_at_once} at a time to bound "
+            f"memory: give at most {rows_at_once} in a call"
         )
-    return vars(generation_config)
 
 
-def _check_values(config: BlipTextConfig, settings: Mapping[str, object]) -> None:
-    """Each value by itself."""
+def _known(settings: Mapping[str, object]) -> dict[str, object]:
+    """A configuration's settings, less what says nothing about a generation."""
+    silent = ("transformers_version", "_from_model_config", "bos_token_id", "output_attentions", "output_hidden_states")
+    return {name: value for name, value in settings.items() if value is not None and name not in silent}
 
-    def refuse(name: str, expected: str) -> None:
-        raise ValueError(f"{name} is {settings[name]!r}; it takes {expected}")
 
+def _check_values(config: SimpleNamespace, settings: Mapping[str, object], given: Mapping[str, object]) -> None:
     for name in settings.keys() & COUNTS.keys():
-        if not _is_whole(settings[name]) or settings[name] < COUNTS[name]:
-            refuse(name, f"a whole number, {COUNTS[name]} or more")
-    for name in settings.keys() & POSITIVE:
-        if not _is_number(settings[name]) or settings[name] <= 0:
-            refuse(
-                name, "a number above 0" + ("; for greedy search leave do_sample out" if name == "temperature" else "")
-            )
-    for name in settings.keys() & FRACTIONS:
-        if not _is_number(settings[name]) or not 0 <= settings[name] <= 1:
-            refuse(name, "a number from 0 to 1")
-    if not _is_number(settings.get("length_penalty", 0)):
-        refuse("length_penalty", "a number")
-    for name in settings.keys() & SWITCHES:
-        if not isinstance(settings[name], bool):
-            refuse(name, "True or False")
-    stopping = settings.get("early_stopping", False)
-    if not isinstance(stopping, bool) and not (isinstance(stopping, str) and stopping == "never"):
-        refuse("early_stopping", "True, False or 'never'")
-    for name in settings.keys() & TOKENS:
+        value = settings[name]
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < COUNTS[name]:
+            raise ValueError(f"{name} is {value!r}; it takes a whole number, {COUNTS[name]} or more")
+    for name in settings.keys() & set(TOKENS):
         tokens = settings[name] if isinstance(settings[name], list | tuple) else [settings[name]]
-        if not all(_is_whole(token) and 0 <= token < config.vocab_size for token in tokens):
-            refuse(name, f"a token of the vocabulary, 0 to {config.vocab_size - 1}")
-    for name in settings.keys() & CALLBACKS:
-        if not isinstance(settings[name], list) or not all(map(callable, settings[name])):
-            refuse(name, "a list of functions, such as transformers' own in a StoppingCriteriaList")
-    if not callable(settings.get("prefix_allowed_tokens_fn", len)):
-        refuse("prefix_allowed_tokens_fn", "a function of the row and its tokens")
-    if "streamer" in settings and not all(
-        callable(getattr(settings["streamer"], name, None)) for name in ("put", "end")
-    ):
-        refuse("streamer", "an object with the methods put and end, such as transformers' TextStreamer")
-
-
-def _check_search(config: BlipTextConfig, settings: Mapping[str, object], given: Mapping[str, object]) -> None:
-    """Beams, sampling and streamers together."""
+        if not all(isinstance(token, Integral) and 0 <= token < config.vocab_size for token in tokens):
+            raise ValueError(
+                f"{name} is {settings[name]!r}; it takes a token of the vocabulary, 0 to {config.vocab_size - 1}"
+            )
     beams, rows = settings.get("num_beams", 1), settings.get("num_return_sequences", 1)
     samples = settings.get("do_sample", False)
     if beams > config.vocab_size:
@@ -144,54 +156,38 @@ def _check_search(config: BlipTextConfig, settings: Mapping[str, object], given:
         raise ValueError(
             f"a streamer cannot follow {beams} beams, whose text is known at the end only: use num_beams=1"
         )
-    for name, neutral in NEUTRAL_SAMPLING.items():
-        if not samples and given.get(name, neutral) != neutral:
-            raise ValueError(f"{name} is {given[name]!r}, but nothing is sampled: add do_sample=True or leave it out")
+    for name in given.keys() & SAMPLING if not samples else ():
+        raise ValueError(f"{name} is {given[name]!r}, but nothing is sampled: add do_sample=True or leave it out")
 
 
-def _check_lengths(
-    config: BlipTextConfig, settings: Mapping[str, object], given: Mapping[str, object], prompt_tokens: int
-) -> None:
-    """The tokens that a text begins with, those it is given at least and at most, and the decoder's positions."""
-    positions = config.max_position_embeddings
+def _new_tokens(
+    config: SimpleNamespace, settings: dict[str, object], given: Mapping[str, object], prompt_lengths: Sequence[int]
+) -> dict[str, object]:
+    """The settings with lengths as numbers of new tokens, which is what they are to the rows of a batch."""
+    longest, positions = max(prompt_lengths), config.max_position_embeddings
     if {"max_length", "max_new_tokens"} <= given.keys():
         raise ValueError(
             f"max_length is {given['max_length']} and max_new_tokens is {given['max_new_tokens']}: give one of them"
         )
-    if "max_length" in settings and "max_new_tokens" not in settings:
-        most = settings["max_length"]
-        if most <= prompt_tokens:
+    settings = dict(settings)
+    for name in ("max_length", "min_length"):
+        total, new = settings.pop(name, 0), name.replace("_length", "_new_tokens")
+        if not total or (new in settings and name not in given):
+            continue
+        if min(prompt_lengths) != longest:
+            raise ValueError(f"{name} counts the prompt's tokens, and these prompts differ in length: set {new}")
+        if name == "max_length" and total <= longest:
             raise ValueError(
-                f"max_length is {most}, and the text begins with {prompt_tokens} tokens that count: "
-                "make it longer, or set max_new_tokens"
+                f"max_length is {total}, and the text begins with {longest} tokens that count: make it longer, "
+                "or set max_new_tokens"
             )
-    else:
-        most = prompt_tokens + settings.get("max_new_tokens", DEFAULT_NEW_TOKENS)
-    if most > positions:
+        settings[new] = max(total - longest, settings.get(new, 0) if name == "min_length" else 0)
+    most, least = settings.setdefault("max_new_tokens", DEFAULT_NEW_TOKENS), settings.get("min_new_tokens", 0)
+    if longest + most > positions:
         raise ValueError(
-            f"{prompt_tokens} tokens to begin with and {most - prompt_tokens} new ones are more than the decoder's "
-            f"{positions} positions: "
-            + (
-                f"set max_new_tokens, at most {positions - prompt_tokens}"
-                if prompt_tokens < positions
-                else "cut the text"
-            )
+            f"{longest} tokens to begin with and {most} new ones are more than the decoder's {positions} positions: "
+            + (f"set max_new_tokens, at most {positions - longest}" if longest < positions else "cut the text")
         )
-    for name, least in (
-        ("min_length", settings.get("min_length", 0)),
-        ("min_new_tokens", prompt_tokens + settings.get("min_new_tokens", 0)),
-    ):
-        if least > most:
-            raise ValueError(
-                f"{name} is {settings[name]}, but the text ends at {most} tokens, {most - prompt_tokens} of them new: "
-                "raise max_new_tokens or lower it"
-            )
-
-
-def _is_whole(value: object) -> bool:
-    """Whether it is an integer, Python's or NumPy's, and no truth value."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if least > most:
+        raise ValueError(f"at least {least} new tokens are asked for and at most {most}: raise max_new_tokens")
+    return settings

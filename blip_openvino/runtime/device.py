@@ -11,8 +11,10 @@ from pathlib import Path
 import openvino as ov
 from openvino.properties.hint import PerformanceMode
 
-from blip_openvino.ir.files import TEXT_DECODER, VISION_MODEL
+from blip_openvino.ir.files import Part
 from blip_openvino.runtime.avx2 import products_as_convolutions, products_by_mlas
+from blip_openvino.runtime.encoded import TextModel
+from blip_openvino.runtime.split import keep_cache, keep_last_logits, split_projections
 
 CPUINFO = Path("/proc/cpuinfo")
 INT8_INSTRUCTIONS = ("avx_vnni", "avx512_vnni", "amx_int8")
@@ -22,55 +24,33 @@ ISA_WITHOUT_INT8 = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
 THROUGHPUT = ("THROUGHPUT", PerformanceMode.THROUGHPUT)
 
 
-def runs_on_cpu(core: ov.Core, device: str) -> bool:
-    """Whether `device` is the CPU, also by way of AUTO where there is nothing else to choose."""
-    return device == "CPU" or (device == "AUTO" and core.available_devices == ["CPU"])
+def cpu_flags() -> set[str]:
+    """The instruction sets of an x86 processor as Linux names them, such as `avx512_vnni`; elsewhere empty.
 
-
-def cpu_features() -> Mapping[str, object]:
-    """What the processor has, such as `{"architecture": "x86_64", "avx512_f": True, "avx512_vnni": False, ...}`.
-
-    On Linux as the kernel lists it, less what `ONEDNN_MAX_CPU_ISA` keeps OpenVINO from using; elsewhere PyTorch is
-    asked, which takes seconds to import.
+    `ONEDNN_MAX_CPU_ISA`, which keeps OpenVINO's kernels from using some, is heeded as far as it matters here.
     """
-    if not CPUINFO.exists():
-        import torch
-
-        return torch.cpu.get_capabilities()
-    architecture = platform.machine()
-    if architecture != "x86_64":
-        return {"architecture": architecture}
+    if platform.machine() != "x86_64" or not CPUINFO.exists():
+        return set()
     line = next((line for line in CPUINFO.read_text().splitlines() if line.startswith("flags")), "")
     flags, limit = set(line.split()), os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     if limit in ISA_WITHOUT_INT8:
         flags -= {*INT8_INSTRUCTIONS, *(() if limit.startswith("AVX512") else ("avx512f",))}
-    found = {"avx512_f": "avx512f" in flags} | {name: name in flags for name in INT8_INSTRUCTIONS}
-    return {"architecture": architecture} | found
+    return flags
 
 
-def has_int8_products(features: Mapping[str, object]) -> bool:
-    """Whether the processor has instructions for products of 8-bit numbers: VNNI, AMX, or anything but x86."""
-    return features["architecture"] != "x86_64" or any(features[name] for name in INT8_INSTRUCTIONS)
+def inference_type(core: ov.Core, device: str, properties: Mapping[str, object]) -> ov.Type:
+    """What a CPU computes in with these properties: bf16 where it has it and nothing else is asked for, or float32.
 
-
-def compile_part(
-    core: ov.Core, model: ov.Model, device: str, part: str, quantized: bool, wishes: Mapping[str, object]
-) -> ov.CompiledModel:
-    """Compile a part in the way that suits the processor; `wishes` are the caller's OpenVINO properties.
-
-    `model` is changed where that takes another graph.
+    Keys and values are kept in it, so that nothing is converted at each step. Other devices convert as they like.
     """
-    if runs_on_cpu(core, device):
-        features = cpu_features()
-        if quantized and not has_int8_products(features):
-            products_as_convolutions(model)
-        elif not quantized and not features.get("avx512_f", True):
-            products_by_mlas(model)
-    return core.compile_model(model, device, compile_properties(core, device, part, quantized, wishes))
+    hint = properties.get("INFERENCE_PRECISION_HINT", properties.get("EXECUTION_MODE_HINT"))
+    if device != "CPU" or hint not in (None, "bf16", ov.Type.bf16):
+        return ov.Type.f32
+    return core.get_property("CPU", "INFERENCE_PRECISION_HINT") if hint is None else ov.Type.bf16
 
 
 def compile_properties(
-    core: ov.Core, device: str, part: str, quantized: bool, wishes: Mapping[str, object]
+    core: ov.Core, device: str, part: Part, precision: str, wishes: Mapping[str, object]
 ) -> dict[str, object]:
     """What a part is compiled with: the caller's `wishes`, and what suits the processor where they leave it open.
 
@@ -82,10 +62,47 @@ def compile_properties(
     one request, for which all cores are wanted.
     """
     chosen = dict(wishes)
-    if part != VISION_MODEL and chosen.get("PERFORMANCE_HINT") in THROUGHPUT:
+    if part is not Part.VISION_MODEL and chosen.get("PERFORMANCE_HINT") in THROUGHPUT:
         del chosen["PERFORMANCE_HINT"]
-    if part == TEXT_DECODER and quantized and runs_on_cpu(core, device):
+    if part is Part.TEXT_DECODER and precision != "FP16" and device == "CPU":
         chosen.setdefault("DYNAMIC_QUANTIZATION_GROUP_SIZE", 64)
         if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             chosen.setdefault("INFERENCE_PRECISION_HINT", "f32")
     return chosen
+
+
+def compile_part(
+    core: ov.Core, model: ov.Model, device: str, part: Part, precision: str, wishes: Mapping[str, object]
+) -> ov.CompiledModel | TextModel:
+    """Compile a part in the way that suits the processor; `wishes` are the caller's OpenVINO properties.
+
+    `model`, a plain IR, is changed. Text models are split in two.
+
+    Raises:
+        ValueError: the device cannot compile it.
+    """
+    if device == "AUTO" and core.available_devices == ["CPU"]:
+        device = "CPU"  # what AUTO would choose, with the properties that only the CPU knows
+    properties = compile_properties(core, device, part, precision, wishes)
+
+    def compiled(model: ov.Model, has_image_tokens: bool) -> ov.CompiledModel:
+        flags = cpu_flags() if device == "CPU" else set()
+        if flags and precision != "FP16" and not flags.intersection(INT8_INSTRUCTIONS):
+            products_as_convolutions(model)
+        elif flags and precision == "FP16" and has_image_tokens and "avx512f" not in flags:
+            products_by_mlas(model)
+        try:
+            return core.compile_model(model, device, properties)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{device} cannot run the {part.label} at {precision}, says OpenVINO: {str(error).strip()[-300:]}; "
+                "choose another device or precision"
+            ) from error
+
+    if part is Part.VISION_MODEL:
+        return compiled(model, has_image_tokens=True)
+    projections = split_projections(model, inference_type(core, device, properties))
+    if part is Part.TEXT_DECODER:
+        keep_cache(model)
+        keep_last_logits(model)
+    return TextModel(compiled(model, has_image_tokens=False), compiled(projections, has_image_tokens=True))

@@ -1,71 +1,102 @@
-"""Images that the vision model has encoded, and what the text encoder keeps of them between questions."""
+"""The two halves of a text model, compiled, and the tokens of images and questions that they look at."""
 
 from __future__ import annotations
 
-from threading import Lock
+from dataclasses import dataclass
 
 import numpy as np
 import openvino as ov
-from openvino.utils.data_helpers import OVDict
 
-from blip_openvino.runtime.arrays import is_tensor
+KEPT_BYTES = 512 * 2**20
+"""What a call may hold in keys and values of images at once: a larger batch is worked off in pieces."""
 
 
-class TextEncoderRequest:
-    """The text encoder's infer request, which keeps the keys and values of the images that were asked about last.
+@dataclass(frozen=True, eq=False)
+class TextModel:
+    """A compiled text model: `steps` takes what `projections` makes of the encoder's tokens (see `runtime.split`).
 
-    One at a time, and anew for other images: OpenVINO's CPU plugin (2026.4) mixes up the states of several requests of
-    one model, with wrong results or an error.
+    A plain text model is all `steps`: it takes the encoder's tokens themselves and projects them in every call.
     """
 
-    def __init__(self, text_encoder: ov.CompiledModel):
-        self.text_encoder = text_encoder
-        self._turn = Lock()
-        self._image_embeds: np.ndarray | None = None
-        self._request: ov.InferRequest | None = None
+    steps: ov.CompiledModel
+    projections: ov.CompiledModel | None = None
 
-    def infer(self, image_embeds: np.ndarray, input_ids: np.ndarray, attention_mask: np.ndarray) -> OVDict:
-        """Outputs by name for `image_embeds` [B, N, vision hidden] and checked texts [k·B, T], k for each image."""
-        with self._turn:
-            if self._image_embeds is not image_embeds:
-                self._image_embeds = None
-                self._request = self.text_encoder.create_infer_request()
-                image_mask = np.ones(image_embeds.shape[:2], np.int64)
-                self._request.set_tensor("encoder_hidden_states", ov.Tensor(image_embeds, shared_memory=True))
-                self._request.set_tensor("encoder_attention_mask", ov.Tensor(image_mask))
-            outputs = self._request.infer({"input_ids": input_ids, "attention_mask": attention_mask}, share_inputs=True)
-            self._image_embeds = image_embeds  # only once they are projected; a failure leaves nothing to go on from
-            return outputs
+    def project(self, hidden_states: np.ndarray) -> dict[str, ov.Tensor]:
+        """Keys and values by name, each [E, heads, N, head size], for the encoder's tokens [E, N, hidden] float32.
+
+        They are OpenVINO's own tensors, in the type that the device computes in, for `steps` to read as they are.
+        """
+        tokens = ov.Tensor(hidden_states, shared_memory=True)
+        if self.projections is None:
+            return {"encoder_hidden_states": tokens}
+        request = self.projections.create_infer_request()
+        request.set_tensor("encoder_hidden_states", tokens)
+        request.infer()
+        return {port.any_name: request.get_tensor(port) for port in self.projections.outputs}
+
+    def kept_bytes(self, tokens: int) -> int:
+        """How large the keys and values of one image with so many tokens are."""
+        ports = [] if self.projections is None else self.projections.outputs
+        sizes = (port.get_partial_shape() for port in ports)
+        width = sum(size[1].get_length() * size[3].get_length() for size in sizes)
+        return width * tokens * (ports[0].element_type.size if ports else 0)
 
 
-class EncodedImages:
-    """Images as `OVBlipModel.encode_images` gives them, to be asked about as often as you like, by any thread.
+class EncoderTokens:
+    """What a text model looks at, E rows of N tokens: images, or questions that have been read.
 
-    The first question has the text encoder project them; the next ones cost their own tokens only, for as long as the
-    model is asked about no other images in between.
+    The keys and values that a text model makes of them are made when first needed and kept, for as many questions or
+    generations as come, from any thread. (Two threads that come first at once both make them.)
     """
 
-    def __init__(
-        self,
-        image_embeds: np.ndarray,
-        vision_model: ov.CompiledModel,
-        text_encoder: TextEncoderRequest | None,
-        from_tensor: bool,
-    ):
-        self.image_embeds = image_embeds  # [B, N, vision hidden] float32
-        self.vision_model, self.text_encoder = vision_model, text_encoder
-        self.from_tensor = from_tensor
-        """Whether the images were a tensor, so that their captions are to be one."""
+    def __init__(self, hidden_states: np.ndarray, attention_mask: np.ndarray | None = None):
+        self.hidden_states = np.ascontiguousarray(hidden_states, np.float32)  # [E, N, hidden]
+        if attention_mask is None:
+            attention_mask = np.ones(hidden_states.shape[:2])
+        self.attention_mask = np.ascontiguousarray(attention_mask, np.int64)  # [E, N]
+        self._inputs: dict[TextModel, dict[str, ov.Tensor]] = {}
 
     def __len__(self) -> int:
-        """How many images."""
-        return len(self.image_embeds)
+        """How many rows."""
+        return len(self.hidden_states)
 
-    def encode_text(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> OVDict:
-        """The text encoder's outputs by name, for checked texts [k·B, T] of which k each are about one image."""
-        return self.text_encoder.infer(self.image_embeds, input_ids, attention_mask)
+    def __getitem__(self, rows: slice) -> EncoderTokens:
+        """Some of the rows, with no keys and values yet."""
+        return EncoderTokens(self.hidden_states[rows], self.attention_mask[rows])
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes are held, kept keys and values among them."""
+        kept = sum(tensor.byte_size for inputs in self._inputs.values() for tensor in inputs.values())
+        return self.hidden_states.nbytes + self.attention_mask.nbytes + kept
+
+    def request(self, text_model: TextModel) -> ov.InferRequest:
+        """A new request of `text_model.steps` that looks at these tokens."""
+        if text_model not in self._inputs:
+            self._inputs[text_model] = text_model.project(self.hidden_states)
+        request = text_model.steps.create_infer_request()
+        for name, tensor in self._inputs[text_model].items():
+            request.set_tensor(name, tensor)
+        request.set_tensor("encoder_attention_mask", ov.Tensor(self.attention_mask, shared_memory=True))
+        return request
 
 
-def gives_tensors(*given: object) -> bool:
-    """Whether a call with these inputs is to give a tensor: any of them is one, or was made of one."""
-    return any(each.from_tensor if isinstance(each, EncodedImages) else is_tensor(each) for each in given)
+class EncodedImages(EncoderTokens):
+    """Images as `OVBlipModel.encode_images` gives them, to be asked about as often as you like, by any thread.
+
+    The first question has the text encoder project them, the first caption the decoder; from then on each costs its own
+    tokens only. More images than `KEPT_BYTES` allows are projected anew in every call.
+    """
+
+    def __init__(self, hidden_states: np.ndarray, vision_model: ov.CompiledModel):
+        super().__init__(hidden_states)
+        self.vision_model = vision_model
+
+    def __getitem__(self, rows: slice) -> EncodedImages:
+        """Some of the images, with no keys and values yet."""
+        return EncodedImages(self.hidden_states[rows], self.vision_model)
+
+    @property
+    def image_embeds(self) -> np.ndarray:
+        """The images' tokens, [B, N, vision hidden] float32."""
+        return self.hidden_states

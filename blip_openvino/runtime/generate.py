@@ -1,6 +1,11 @@
-"""`generate` of transformers around the compiled text decoder: beams, sampling, constraints, stopping criteria."""
+"""`generate` of transformers around the compiled text decoder: beams, sampling, constraints, stopping criteria.
 
-from collections.abc import Mapping
+Importing it imports PyTorch and transformers, which greedy search does without.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
 
 import numpy as np
 import openvino as ov
@@ -10,46 +15,9 @@ from transformers import BlipTextConfig, GenerationConfig, GenerationMixin, PreT
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 from transformers.utils import ModelOutput
 
+from blip_openvino.runtime.arguments import GenerationSettings
 from blip_openvino.runtime.decoder import DecoderState
-
-
-def text_decoder_forward(
-    ov_text_decoder_with_past: ov.CompiledModel,
-    input_ids: Tensor,
-    attention_mask: Tensor | None = None,
-    past_key_values: DecoderState | None = None,
-    encoder_hidden_states: Tensor | None = None,
-    encoder_attention_mask: Tensor | None = None,
-    use_cache: bool = True,
-    **kwargs,
-) -> CausalLMOutputWithCrossAttentions:
-    """One generation step; after the compiled decoder, the arguments are those of the PyTorch text decoder's `forward`.
-
-    Args:
-        ov_text_decoder_with_past: the compiled stateful decoder.
-        input_ids: [rows, T] int64; all tokens at the first step, the new ones after it.
-        attention_mask: [rows, past + T] int64; None is all ones.
-        past_key_values: what the previous step returned; anything else begins a new generation.
-        encoder_hidden_states: [E, N, width] float32, the image's or the question's tokens. E divides rows.
-        encoder_attention_mask: [E, N] int64; None is all ones.
-        use_cache: False forgets every step, so that `input_ids` must hold all tokens each time.
-        kwargs: what else `forward` takes (`return_dict`, `output_attentions`, ...) and a generation does not need.
-
-    Returns:
-        `logits` [rows, 1, vocabulary] float32 of the last position, and `past_key_values`, None without `use_cache`.
-    """
-    state = past_key_values
-    if not isinstance(state, DecoderState):
-        if encoder_hidden_states is None:
-            raise ValueError("a generation's first step needs encoder_hidden_states, the image's or question's tokens")
-        mask = None if encoder_attention_mask is None else encoder_attention_mask.numpy()
-        state = DecoderState(ov_text_decoder_with_past, encoder_hidden_states.numpy(), mask)
-    logits = state.step(
-        input_ids.contiguous().numpy(), None if attention_mask is None else attention_mask.to(torch.int64).numpy()
-    )
-    return CausalLMOutputWithCrossAttentions(
-        logits=torch.from_numpy(logits), past_key_values=state if use_cache else None
-    )
+from blip_openvino.runtime.encoded import EncoderTokens, TextModel
 
 
 class GenerateDriver(PreTrainedModel, GenerationMixin):
@@ -58,31 +26,10 @@ class GenerateDriver(PreTrainedModel, GenerationMixin):
     config_class = BlipTextConfig
     main_input_name = "input_ids"
 
-    def __init__(self, config: BlipTextConfig, text_decoder: ov.CompiledModel):
+    def __init__(self, config: BlipTextConfig, text_decoder: TextModel, tokens: EncoderTokens):
         super().__init__(config)
-        self.text_decoder = text_decoder
-
-    @classmethod
-    def of(cls, config: object, text_decoder: ov.CompiledModel) -> "GenerateDriver":
-        """For a configuration as transformers has it, or with the same names."""
-        return cls(config if isinstance(config, BlipTextConfig) else BlipTextConfig(**vars(config)), text_decoder)
-
-    def generate_from(
-        self,
-        input_ids: np.ndarray,
-        encoder_hidden_states: np.ndarray,
-        encoder_attention_mask: np.ndarray,
-        generation_config: Mapping[str, object],
-        generate_kwargs: Mapping[str, object],
-    ) -> Tensor | ModelOutput:
-        """`generate` on arrays; `generation_config` holds where `generate_kwargs` say nothing."""
-        self.generation_config = GenerationConfig.from_dict(dict(generation_config))
-        return self.generate(
-            input_ids=torch.from_numpy(input_ids),
-            encoder_hidden_states=torch.from_numpy(encoder_hidden_states),
-            encoder_attention_mask=torch.from_numpy(encoder_attention_mask),
-            **generate_kwargs,
-        )
+        self.text_decoder, self.tokens = text_decoder, tokens
+        self.generation_config = GenerationConfig()
 
     @property
     def device(self) -> torch.device:
@@ -91,30 +38,97 @@ class GenerateDriver(PreTrainedModel, GenerationMixin):
 
     def forward(
         self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
+        input_ids: Tensor,  # [rows, T] int64; all tokens at the first step, the new ones after it
+        attention_mask: Tensor | None = None,  # [rows, past + T] int64
         past_key_values: DecoderState | None = None,
-        encoder_hidden_states: Tensor | None = None,
-        encoder_attention_mask: Tensor | None = None,
         use_cache: bool = True,
         return_dict: bool = True,
     ) -> CausalLMOutputWithCrossAttentions:
-        """See `text_decoder_forward`."""
-        return text_decoder_forward(
-            self.text_decoder,
-            input_ids,
-            attention_mask,
-            past_key_values,
-            encoder_hidden_states,
-            encoder_attention_mask,
-            use_cache,
+        """One generation step: `logits` [rows, 1, vocabulary] float32 of the last position, and the state after it."""
+        is_new = not isinstance(past_key_values, DecoderState)
+        state = DecoderState(self.text_decoder, self.tokens) if is_new else past_key_values
+        mask = None if attention_mask is None else attention_mask.contiguous().numpy()
+        logits = state.step(input_ids.contiguous().numpy(), mask)
+        return CausalLMOutputWithCrossAttentions(
+            logits=torch.from_numpy(logits)[:, None], past_key_values=state if use_cache else None
         )
 
     def _prepare_cache_for_generation(self, *args, **kwargs) -> None:
         """The cache is the infer request's state: nothing to allocate."""
 
-    def _expand_inputs_for_generation(self, *args, **kwargs):
-        """Repeat the text for every beam, but not the encoder's tokens: the decoder lets beams share them."""
-        shared = {name: kwargs.pop(name) for name in tuple(kwargs) if name.startswith("encoder_")}
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(*args, **kwargs)
-        return input_ids, model_kwargs | shared
+
+def generate(
+    config: SimpleNamespace | BlipTextConfig,
+    text_decoder: TextModel | PreTrainedModel,
+    tokens: EncoderTokens,
+    input_ids: np.ndarray,
+    attention_mask: np.ndarray,
+    settings: GenerationSettings,
+) -> np.ndarray | ModelOutput:
+    """What `generate` of transformers makes of `input_ids` [rows, T] int64, padded on the left, looking at `tokens`.
+
+    `text_decoder` may be PyTorch's own, around `text_decoder_forward`.
+
+    Returns:
+        Token ids [rows, T + new tokens] int64, or with `return_dict_in_generate` what it gives then, which has tensors.
+    """
+    arrays = {"input_ids": input_ids, "attention_mask": attention_mask}
+    if isinstance(text_decoder, TextModel):
+        config = config if isinstance(config, BlipTextConfig) else BlipTextConfig(**vars(config))
+        text_decoder = GenerateDriver(config, text_decoder, tokens)
+    else:
+        arrays |= {"encoder_hidden_states": tokens.hidden_states, "encoder_attention_mask": tokens.attention_mask}
+    inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    found = text_decoder.generate(**inputs, **settings.generate_kwargs())
+    return found.numpy() if isinstance(found, Tensor) else found
+
+
+def text_decoder_forward(
+    ov_text_decoder_with_past: ov.CompiledModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    past_key_values: PlainCache | None = None,
+    encoder_hidden_states: Tensor | None = None,
+    encoder_attention_mask: Tensor | None = None,
+    **kwargs,
+) -> CausalLMOutputWithCrossAttentions:
+    """The published notebook's `forward`: one step of the plain decoder, which projects the encoder's tokens anew.
+
+    `text_decoder.forward = partial(text_decoder_forward, ov_text_decoder_with_past=compiled)` makes a PyTorch text
+    decoder of transformers run it. All other arguments are those of its `forward`.
+    """
+    past = past_key_values if isinstance(past_key_values, PlainCache) else PlainCache()
+    rows, encoder_rows = len(input_ids), encoder_hidden_states.shape[:2]
+    if attention_mask is None:
+        attention_mask = torch.ones(rows, past.get_seq_length() + input_ids.shape[1], dtype=torch.int64)
+    if encoder_attention_mask is None:
+        encoder_attention_mask = torch.ones(encoder_rows, dtype=torch.int64)
+    inputs = [input_ids, attention_mask.long(), encoder_hidden_states, encoder_attention_mask.long()]
+    ports = ov_text_decoder_with_past.inputs[len(inputs) :]
+    outputs = ov_text_decoder_with_past([*(each.contiguous().numpy() for each in inputs), *past.arrays(rows, ports)])
+    past.present = list(outputs.values())[1:]
+    return CausalLMOutputWithCrossAttentions(logits=torch.from_numpy(outputs["logits"]), past_key_values=past)
+
+
+class PlainCache:
+    """The past keys and values that `text_decoder_forward` hands from step to step, each [rows, heads, past, size]."""
+
+    is_compileable = False
+
+    def __init__(self):
+        self.present: list[np.ndarray] = []
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """How many tokens it holds."""
+        return self.present[0].shape[2] if self.present else 0
+
+    def arrays(self, rows: int, ports: list[ov.ConstOutput]) -> list[np.ndarray]:
+        """The decoder's inputs `ports`; before the first step they hold no tokens."""
+        shapes = [port.get_partial_shape() for port in ports]
+        return self.present or [
+            np.zeros((rows, shape[1].get_length(), 0, shape[3].get_length()), np.float32) for shape in shapes
+        ]
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Let each row go on from row `beam_idx` [rows]."""
+        self.present = [each[beam_idx.numpy()] for each in self.present]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
-from unicodedata import category
 
 import numpy as np
 import openvino as ov
@@ -12,8 +12,6 @@ import openvino as ov
 from blip_openvino.runtime.arrays import as_array
 
 if TYPE_CHECKING:
-    from transformers import BlipTextConfig
-
     from blip_openvino.runtime.arrays import Array
 
 
@@ -28,49 +26,38 @@ def check_device(core: ov.Core, device: str) -> None:
 def check_pixels(pixel_values: Array, expected: Sequence[int]) -> np.ndarray:
     """`pixel_values` as a contiguous float32 array [B, 3, H, W]; `expected` is what the model takes, [1, 3, H, W].
 
-    Any strides and any device will do.
-
     Raises:
         ValueError: they are no floats, not finite, there is no image, or one of another size.
     """
     pixels = as_array(pixel_values, "pixel_values")
-    if pixels.dtype.kind != "f":
-        raise ValueError(
-            f"pixel_values is of {pixels.dtype}; it takes floats, normalized as the processor does: "
-            "give the image to the processor that came with the model"
-        )
-    if pixels.ndim != 4 or pixels.shape[1:] != tuple(expected[1:]) or not len(pixels):
+    if pixels.dtype.kind != "f" or pixels.ndim != 4 or pixels.shape[1:] != tuple(expected[1:]) or not len(pixels):
         sizes = ", ".join(map(str, expected[1:]))
         raise ValueError(
-            f"pixel_values is {list(pixels.shape)}; this model takes [images, {sizes}]: "
+            f"pixel_values is {list(pixels.shape)} of {pixels.dtype}; this model takes [images, {sizes}] of floats: "
             "use the processor that came with it"
         )
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and said to be
         pixels = np.ascontiguousarray(pixels, np.float32)
-    finite = np.isfinite(pixels)
-    if not finite.all():
-        raise ValueError(f"{finite.size - finite.sum()} of {finite.size} pixel_values are NaN or infinite")
+    wrong = pixels.size - np.count_nonzero(np.isfinite(pixels))
+    if wrong:
+        raise ValueError(f"{wrong} of {pixels.size} pixel_values are NaN or infinite")
     return pixels
 
 
-def check_batch(images: int, texts: int) -> None:
-    """Raise ValueError unless there is one image for all texts or one for each."""
-    if images not in (1, texts):
-        raise ValueError(f"{images} images do not go with {texts} texts: give one image for all or one for each")
-
-
-def check_text(config: BlipTextConfig, input_ids: Array, attention_mask: Array | None) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and their mask as contiguous int64 arrays [B, T]; no mask is a mask of ones.
-
-    Any integer dtype, strides and device will do; the mask may also be of bools or floats.
+def check_text(
+    config: SimpleNamespace, images: int, input_ids: Array, attention_mask: Array | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids and their mask as contiguous int64 arrays [B, T], for one image or B; no mask is a mask of ones.
 
     Raises:
-        ValueError: they are no token ids, too long for the model, or of different shapes; the mask holds something
-            other than 0 and 1, or hides tokens that are not at the end.
+        ValueError: they are no token ids, too long for the model, of different shapes, or do not go with the images;
+            the mask holds something other than 0 and 1, or hides tokens that are not at the end.
     """
     ids = as_array(input_ids, "input_ids")
     if ids.ndim != 2 or not ids.size or ids.dtype.kind not in "iu":
         raise ValueError(f"input_ids is {list(ids.shape)} of {ids.dtype}; it takes [texts, tokens] of int64")
+    if images not in (1, len(ids)):
+        raise ValueError(f"{images} images do not go with {len(ids)} texts: give one image for all or one for each")
     if ids.shape[1] > config.max_position_embeddings:
         raise ValueError(
             f"the text is {ids.shape[1]} tokens long; the model takes {config.max_position_embeddings}: shorten it"
@@ -83,27 +70,9 @@ def check_text(config: BlipTextConfig, input_ids: Array, attention_mask: Array |
     mask = np.ones(ids.shape, np.int64) if attention_mask is None else as_array(attention_mask, "attention_mask")
     if mask.shape != ids.shape:
         raise ValueError(f"attention_mask is {list(mask.shape)} but input_ids is {list(ids.shape)}")
-    odd = mask[(mask != 0) & (mask != 1)]
-    if odd.size:
-        raise ValueError(f"attention_mask holds {odd[0]}; it takes 1 for tokens and 0 for padding")
-    if not (mask == 1).any(axis=1).all():
-        raise ValueError("attention_mask hides every token of a text: each needs at least one")
+    if not np.isin(mask, (0, 1)).all() or not (mask == 1).any(axis=1).all():
+        raise ValueError("attention_mask takes 1 for tokens and 0 for padding, and at least one token in each text")
     if ((mask[:, :-1] == 0) & (mask[:, 1:] == 1)).any():
-        # The text model counts positions from the first column, hidden or not: padding there would change the answer.
+        # The text encoder counts positions from the first column, hidden or not: padding there would change the answer.
         raise ValueError("attention_mask hides tokens before others: pad texts at the end, padding_side='right'")
     return tuple(np.array(each, np.int64, order="C") for each in (ids, mask))
-
-
-def check_question(question: str) -> str:
-    """A question as the tokenizer sees it: without control and other invisible characters, and with no blank ends.
-
-    Returns:
-        The question; blank where there is none, so that the image is to be captioned.
-
-    Raises:
-        ValueError: it is no string.
-    """
-    if not isinstance(question, str):
-        raise ValueError(f"the question is a {type(question).__name__}; it takes a string")
-    visible = (each for each in question if each in "\t\n\r" or not category(each).startswith("C"))
-    return "".join(visible).strip()

@@ -1,114 +1,97 @@
-"""Turn a model's caches from inputs and outputs into state, which an infer request keeps between its calls."""
+"""What loading does to a text model, one small rewriting each: a plain IR in, the models that run fast out.
+
+Cross-attention's keys and values depend on the encoder's tokens alone. So a text model is cut where they are made: one
+half projects the image (or the question) once, the other takes the keys and values as inputs at every step.
+"""
 
 import numpy as np
 import openvino as ov
 from openvino import opset13 as opset
-from openvino.op import assign, read_value
-from openvino.op.util import Variable, VariableInfo
+from openvino._offline_transformations import apply_make_stateful_transformation
+
+CROSS = "cross."
+"""How the names of cross-attention's keys and values begin, inside a text model and as ports of its halves."""
 
 
-def add_variable(
-    model: ov.Model,
-    name: str,
-    shape: ov.PartialShape,
-    initial: ov.Output,
-    readers: set[ov.Input],
-    new_value: ov.Output | None = None,
-) -> None:
-    """Let `readers` read a new variable of `model`, float32 of `shape`.
+def named_outputs(model: ov.Model) -> dict[str, ov.Output]:
+    """Every named tensor of `model`, inner ones too."""
+    return {name: output for node in model.get_ordered_ops() for output in node.outputs() for name in output.names}
 
-    Args:
-        initial: what the variable holds after `reset_state()`; it is computed at the first call only.
-        new_value: what the variable holds after each call; None leaves it as it is.
+
+def cross_names(model: ov.Model) -> list[str]:
+    """The names of cross-attention's keys and values: `cross.0.key`, `cross.0.value`, `cross.1.key`, ...
+
+    Raises:
+        ValueError: there are none, so this is no text model of BLIP.
     """
-    info = VariableInfo()
-    info.data_shape, info.data_type, info.variable_id = shape, ov.Type.f32, name
-    variable = Variable(info)
-    read = read_value(initial, variable)
-    for reader in readers:
-        reader.replace_source_output(read.output(0))
-    model.add_variables([variable])
-    model.add_sinks([assign(read if new_value is None else new_value.get_node(), variable)])
+    names = [name for name in named_outputs(model) if name.startswith(CROSS)]
+    if not names:
+        raise ValueError(f"{model.get_friendly_name()} has no tensors named {CROSS}*: convert the checkpoint anew")
+    return sorted(names, key=lambda name: int(name.split(".")[1]))
 
 
-def keep_cache(model: ov.Model, past: list[str], present: list[str]) -> None:
-    """Make the cache of self-attention state, in place: each `past` input and its `present` output become a variable.
+def split_projections(model: ov.Model, element_type: ov.Type = ov.Type.f32) -> ov.Model:
+    """Cut `model` in two, in place: it takes cross-attention's keys and values, and no encoder tokens any more.
 
-    It starts empty and is as long as the text so far.
+    Returns:
+        The other half: `encoder_hidden_states` [E, N, encoder hidden] -> every key and value, [E, heads, N, head size].
     """
-    input_ids = model.input("input_ids").get_node()
-    rows = opset.gather(opset.shape_of(input_ids), opset.constant([0]), opset.constant(0))
-    for past_name, present_name in zip(past, present, strict=True):
-        parameter, result = model.input(past_name).get_node(), model.output(present_name).get_node()
-        shape = parameter.get_partial_shape()
-        heads, head_size = (opset.constant([shape[axis].get_length()]) for axis in (1, 3))
-        no_tokens = opset.concat([rows, heads, opset.constant([0]), head_size], 0)
-        empty = opset.broadcast(opset.constant(np.float32(0)), no_tokens)
-        readers = parameter.output(0).get_target_inputs()
-        add_variable(model, past_name, shape, empty.output(0), readers, result.input_value(0))
-        model.remove_parameter(parameter)
-        model.remove_result(result)
-    model.validate_nodes_and_infer_types()
-
-
-def keep_projections(model: ov.Model, names: list[str]) -> None:
-    """Make cross-attention's keys and values state, in place: each of the outputs `names` becomes a variable.
-
-    Its initial value is the projection of the encoder's tokens, so that these are projected at the first call after
-    `reset_state()` and only read at every later one.
-    """
+    names, whole = cross_names(model), model.clone()
+    tensors, results = named_outputs(whole), []
     for name in names:
-        result = model.output(name).get_node()
-        projection = result.input_value(0)
-        model.remove_result(result)
-        add_variable(model, name, projection.get_partial_shape(), projection, projection.get_target_inputs())
+        tensors[name].set_names(set())
+        results.append(opset.result(opset.convert(tensors[name], element_type)))
+        results[-1].input_value(0).set_names({name})
+    projections = ov.Model(results, [whole.input("encoder_hidden_states").get_node()], "projections")
+
+    tensors, inputs = named_outputs(model), []
+    for name in names:
+        readers = tensors[name].get_target_inputs()
+        tensors[name].set_names(set())
+        inputs.append(opset.parameter(tensors[name].get_partial_shape(), element_type, name=name))
+        inputs[-1].output(0).set_names({name})
+        kept = opset.convert(inputs[-1], ov.Type.f32)
+        for reader in readers:
+            reader.replace_source_output(kept.output(0))
+    model.add_parameters(inputs)
+    model.remove_parameter(model.input("encoder_hidden_states").get_node())
     model.validate_nodes_and_infer_types()
+    return projections
 
 
-def kept_projections(model: ov.Model) -> dict[str, ov.Node]:
-    """What `keep_projections` made: the `ReadValue` of every kept key and value, by name."""
-    written = {sink.get_variable_id(): sink.input_value(0).get_node() for sink in model.get_sinks()}
-    # Self-attention's cache grows: what is written there is not what was read.
-    return {name: node for name, node in written.items() if node.get_type_name() == "ReadValue"}
+def keep_cache(model: ov.Model) -> None:
+    """Make self-attention's cache state, in place: every `past.*` input and its `present.*` output.
 
-
-def release_projections(model: ov.Model) -> list[str]:
-    """Undo `keep_projections`, in place: the kept keys and values are outputs again. Returns their names.
-
-    Quantization watches what flows between a model's nodes, and nothing can be watched that runs inside a variable's
-    initialization.
+    A new input `beam_idx` [rows] int32 says which row of the cache each row goes on from. The cache starts empty.
     """
-    kept = kept_projections(model)
-    for read in kept.values():
-        for reader in read.output(0).get_target_inputs():
-            reader.replace_source_output(read.input_value(0))
-    for sink in [sink for sink in model.get_sinks() if sink.get_variable_id() in kept]:
-        model.remove_sink(sink)
-        model.remove_variable(model.get_variable_by_id(sink.get_variable_id()))
-    model.add_results(named_projections(kept))
+    beam_idx = opset.parameter([-1], ov.Type.i32, name="beam_idx")
+    beam_idx.output(0).set_names({"beam_idx"})
+    model.add_parameters([beam_idx])
+    pairs = {}
+    for port in model.inputs:
+        if port.any_name.startswith("past."):
+            pairs[port.any_name] = port.any_name.replace("past.", "present.", 1)
+            readers = port.get_target_inputs()
+            rows = opset.gather(port, beam_idx, opset.constant(0))
+            for reader in readers:
+                reader.replace_source_output(rows.output(0))
     model.validate_nodes_and_infer_types()
-    return list(kept)
+    apply_make_stateful_transformation(model, pairs)
+    rows = opset.gather(opset.shape_of(model.input("input_ids")), opset.constant([0]), opset.constant(0))
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "ReadValue":
+            _, heads, _, head_size = node.get_output_partial_shape(0)
+            no_tokens = [opset.constant([size]) for size in (heads.get_length(), 0, head_size.get_length())]
+            empty = opset.broadcast(opset.constant(np.float32(0)), opset.concat([rows, *no_tokens], 0))
+            node.set_arguments([empty])
+    model.validate_nodes_and_infer_types()
 
 
-def named_projections(kept: dict[str, ov.Node]) -> list[ov.Node]:
-    """The projections that `kept` variables begin with, as outputs of those names."""
-    results = []
-    for name, read in kept.items():
-        results.append(opset.result(read.input_value(0)))
-        results[-1].output(0).set_names({name})
-    return results
-
-
-def copy_projections(model: ov.Model) -> ov.Model:
-    """The projections alone, as a model: `encoder_hidden_states` -> every key and value that `model` keeps, by name."""
-    copied = model.clone()
-    return ov.Model(named_projections(kept_projections(copied)), [copied.input("encoder_hidden_states").get_node()])
-
-
-def replace_projections(model: ov.Model, projections: ov.Model) -> None:
-    """Let `model` keep what `projections` gives, in place: it is what `copy_projections` gave, quantized since."""
-    for name, read in kept_projections(model).items():
-        read.input(0).replace_source_output(projections.output(name).get_node().input_value(0))
-    for reader in projections.input(0).get_target_inputs():
-        reader.replace_source_output(model.input("encoder_hidden_states").get_node().output(0))
+def keep_last_logits(model: ov.Model) -> None:
+    """Let the decoder give the logits of the last position only, [rows, 1, vocabulary], in place: all that is read."""
+    hidden_states = named_outputs(model)["decoder_hidden_states"]
+    readers = hidden_states.get_target_inputs()
+    last = opset.slice(hidden_states, start=[-1], stop=[2**31 - 1], step=[1], axes=[1])
+    for reader in readers:
+        reader.replace_source_output(last.output(0))
     model.validate_nodes_and_infer_types()

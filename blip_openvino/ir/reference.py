@@ -1,0 +1,121 @@
+"""What the PyTorch model gives for a few probes, kept in the converted folder: `evaluate.check` compares with it."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+from transformers import BlipProcessor, PreTrainedModel
+
+from blip_openvino.ir.checkpoint import generate_caption
+from blip_openvino.ir.files import REFERENCE, staging
+
+logger = logging.getLogger(__name__)
+
+QUESTIONS = ("what color is the shape?", "is there a circle?", "what shape is in the image?")
+STATEMENTS = ("a red circle", "a blue rectangle in the snow", "a photo of two dogs")
+NEW_TOKENS, LOGIT_STEPS, LOGITS, IMAGE_TOKENS = 12, 4, 512, 8
+"""How much of what the model gives is kept: tokens of a text, steps and words whose logits, tokens of an image."""
+
+
+def draw_probes(size: int) -> np.ndarray:
+    """Six pictures that any BLIP can tell apart: one shape each, on plain ground. [6, size, size, 3] uint8."""
+    scenes = (
+        ("red", "circle", "white"),
+        ("blue", "rectangle", "ivory"),
+        ("green", "triangle", "white"),
+        ("yellow", "circle", "black"),
+        ("black", "rectangle", "skyblue"),
+        ("teal", "triangle", "pink"),
+    )
+    pictures = []
+    for place, (colour, shape, ground) in enumerate(scenes):
+        picture = Image.new("RGB", (size, size), ground)
+        left, top, side = size * (place + 1) // 12, size * (6 - place) // 12, size // 3 + size * place // 30
+        box = (left, top, left + side, top + side * 3 // 4)
+        corners = [(left, top + side), (left + side, top + side), (left + side // 2, top)]
+        pen = ImageDraw.Draw(picture)
+        if shape == "circle":
+            pen.ellipse((left, top, left + side, top + side), fill=colour)
+        else:
+            pen.polygon(corners, fill=colour) if shape == "triangle" else pen.rectangle(box, fill=colour)
+        pictures.append(np.asarray(picture))
+    return np.stack(pictures)
+
+
+@torch.inference_mode()
+def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str, np.ndarray]:
+    """Run `model` over the probes: P images, each with every one of Q texts.
+
+    Returns:
+        `images` [P, size, size, 3] uint8, `input_ids` and `attention_mask` [Q, T] int64, `vision` [P, tokens, hidden]
+        float32: some of the images' tokens. For checkpoints that answer `answers` [P·Q, tokens], and for those that
+        caption `captions` [P, tokens]: the greedy text, int64, filled up with -1; with each `*_logits` [rows, steps,
+        words] float32 of the first steps and of words spread over the vocabulary `words`, and `*_margins`
+        [rows, tokens] float32, how much likelier the chosen token was than the next. For retrieval checkpoints
+        `matches` [P·Q, 2] float32, the matching head's logits.
+    """
+    images = draw_probes(model.config.vision_config.image_size)
+    texts = STATEMENTS if hasattr(model, "itm_head") else QUESTIONS
+    pixel_values = processor(images=list(images), return_tensors="pt")["pixel_values"]
+    padded = processor(text=list(texts), padding=True, return_tensors="np")
+    found = {"images": images, "input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
+    embeds = model.vision_model(pixel_values).last_hidden_state
+    kept = np.linspace(0, embeds.shape[1] - 1, IMAGE_TOKENS, dtype=int)
+    found["vision"] = embeds[:, kept].numpy()
+    if hasattr(model, "text_decoder"):
+        vocabulary = model.config.text_config.vocab_size
+        found["words"] = np.unique(np.linspace(0, vocabulary - 1, LOGITS, dtype=int))
+        captions = generate_caption(model, pixel_values, max_new_tokens=NEW_TOKENS)
+        found |= _text_reference(model, "captions", captions, embeds, found["words"])
+    # transformers applies no mask to padding in cross-attention: every text by itself needs none.
+    rows = [processor(text=text, return_tensors="pt")["input_ids"].expand(len(images), -1) for text in texts]
+    if hasattr(model, "itm_head"):
+        matches = [model(ids, pixel_values).itm_score for ids in rows]
+        found["matches"] = torch.stack(matches, dim=1).flatten(0, 1).numpy()
+    elif hasattr(model, "text_encoder"):
+        answers = []
+        for ids in rows:
+            ones = torch.ones(embeds.shape[:2], dtype=torch.int64)
+            read = model.text_encoder(ids, encoder_hidden_states=embeds, encoder_attention_mask=ones).last_hidden_state
+            tokens = model.generate(ids, pixel_values, max_new_tokens=NEW_TOKENS)
+            answers.append(_text_reference(model, "answers", tokens, read, found["words"]))
+        for name in answers[0]:  # question after question -> image after image
+            each = np.stack([answer[name] for answer in answers], axis=1)
+            found[name] = each.reshape(-1, *each.shape[2:])
+    return found
+
+
+def _text_reference(
+    model: PreTrainedModel, name: str, tokens: Tensor, encoder_hidden_states: Tensor, words: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What the decoder gave when it wrote `tokens` [rows, T], by names that begin with `name`."""
+    config = model.config.text_config
+    logits = model.text_decoder(tokens[:, :-1], encoder_hidden_states=encoder_hidden_states).logits
+    best = logits.topk(2).values
+    kept = np.full((len(tokens), NEW_TOKENS + 1), -1)
+    margins = np.zeros((len(tokens), NEW_TOKENS + 1), np.float32)
+    first = np.full((len(tokens), LOGIT_STEPS, len(words)), np.nan, np.float32)
+    for row, ids in enumerate(tokens.tolist()):
+        length = ids.index(config.sep_token_id) + 1 if config.sep_token_id in ids else len(ids)
+        kept[row, :length] = ids[:length]
+        margins[row, 1:length] = (best[row, : length - 1, 0] - best[row, : length - 1, 1]).numpy()
+        steps = min(LOGIT_STEPS, length - 1)
+        first[row, :steps] = logits[row, :steps][:, words].numpy()
+    return {name: kept, f"{name}_logits": first, f"{name}_margins": margins}
+
+
+def ensure_reference(model: PreTrainedModel, processor: BlipProcessor, folder: Path, stamp: dict[str, str]) -> None:
+    """See to it that `folder` has the reference of the checkpoint that `stamp` describes: reuse it or make it."""
+    mark = " ".join(stamp.values())
+    try:
+        with np.load(folder / REFERENCE, allow_pickle=False) as there:
+            if str(there["stamp"]) == mark:
+                return
+    except (OSError, ValueError, KeyError):
+        logger.info("%s: making it with PyTorch", REFERENCE)
+    with staging(folder) as unfinished:
+        np.savez_compressed(unfinished / REFERENCE, stamp=mark, **make_reference(model, processor))
+        (unfinished / REFERENCE).replace(folder / REFERENCE)
