@@ -61,6 +61,7 @@ class OVBlipModel:
         text_decoder: split and compiled; None for a retrieval checkpoint; or a PyTorch text decoder whose `forward` is
             `partial(text_decoder_forward, ov_text_decoder_with_past=compiled)`.
         generation_config: settings of `generate` that hold where its arguments say nothing.
+        precision: of the files that the parts were read from.
     """
 
     def __init__(
@@ -71,13 +72,14 @@ class OVBlipModel:
         text_encoder: TextModel | ov.CompiledModel | None,
         text_decoder: TextModel | PreTrainedModel | None,
         generation_config: Mapping[str, object] | None = None,
+        precision: str = "FP16",
     ):
         self.config, self.decoder_start_token_id = config, decoder_start_token_id
         self.vision_model = vision_model
         is_plain = isinstance(text_encoder, ov.CompiledModel)
         self.text_encoder = TextModel(text_encoder) if is_plain else text_encoder
         self.text_decoder = text_decoder
-        self.generation_config = dict(generation_config or {})
+        self.generation_config, self.precision = dict(generation_config or {}), precision
 
     @classmethod
     def from_pretrained(
@@ -122,7 +124,7 @@ class OVBlipModel:
         generation_config = folder / "generation_config.json"
         settings = json.loads(generation_config.read_text(encoding="utf-8")) if generation_config.exists() else {}
         start = config.text_config.bos_token_id
-        return cls(config, start, *(parts.get(part) for part in Part), settings)
+        return cls(config, start, *(parts.get(part) for part in Part), settings, precision)
 
     def encode_images(self, pixel_values: Array | EncodedImages) -> EncodedImages:
         """Run the vision model; the result can be given in place of `pixel_values`, as often as you like.
@@ -195,6 +197,7 @@ class OVBlipModel:
             tokens = EncoderTokens(questions, mask[rows])
             found.append(self._generate(start, np.ones_like(start), tokens, settings))
         return like((pixel_values, input_ids), self._joined(found))
+
     def generate_caption(
         self,
         pixel_values: Array | EncodedImages,
@@ -252,7 +255,9 @@ class OVBlipModel:
         self._check_task(has_head, "cannot match texts with images: use one such as blip-itm-base-coco")
         ids, mask = check_text(self.config.text_config, len(pixel_values), input_ids, attention_mask)
         pieces = self._pieces(pixel_values, len(ids), self.text_encoder)
-        logits = np.concatenate([self.read_texts(images, ids[rows], mask[rows])["itm_logits"] for images, rows in pieces])
+        logits = np.concatenate(
+            [self.read_texts(images, ids[rows], mask[rows])["itm_logits"] for images, rows in pieces]
+        )
         likelihoods = np.exp(logits - logits.max(axis=1, keepdims=True))
         return like((pixel_values, input_ids), likelihoods[:, 1] / likelihoods.sum(axis=1))
 
@@ -305,7 +310,9 @@ class OVBlipModel:
         if len(found) == 1:
             return found[0]
         longest, pad = max(ids.shape[1] for ids in found), self.config.text_config.pad_token_id
-        return np.concatenate([np.pad(ids, ((0, 0), (0, longest - ids.shape[1])), constant_values=pad) for ids in found])
+        return np.concatenate(
+            [np.pad(ids, ((0, 0), (0, longest - ids.shape[1])), constant_values=pad) for ids in found]
+        )
 
 
 def greedy_search(

@@ -59,18 +59,23 @@ def checkpoint_digest(model: PreTrainedModel) -> str:
 
 
 @torch.inference_mode()
+def write(model: PreTrainedModel, encoder_hidden_states: Tensor, **generate_kwargs) -> Tensor:
+    """What the text decoder writes when it looks at tokens [B, N, hidden], all visible; token ids [B, T] int64."""
+    config = model.config.text_config
+    return model.text_decoder.generate(
+        input_ids=torch.full((len(encoder_hidden_states), 1), config.bos_token_id),
+        eos_token_id=config.sep_token_id,
+        pad_token_id=config.pad_token_id,
+        encoder_hidden_states=encoder_hidden_states,
+        encoder_attention_mask=torch.ones(encoder_hidden_states.shape[:2], dtype=torch.int64),
+        **generate_kwargs,
+    )
+
+
+@torch.inference_mode()
 def generate_caption(model: PreTrainedModel, pixel_values: Tensor, **generate_kwargs) -> Tensor:
     """Caption images [B, 3, H, W] with the text decoder of any checkpoint that has one; token ids [B, T] int64.
 
     `BlipForQuestionAnswering` can only answer by itself, but its decoder captions when it looks at the image's tokens.
     """
-    config = model.config.text_config
-    image_embeds = model.vision_model(pixel_values).last_hidden_state
-    return model.text_decoder.generate(
-        input_ids=torch.full((len(pixel_values), 1), config.bos_token_id),
-        eos_token_id=config.sep_token_id,
-        pad_token_id=config.pad_token_id,
-        encoder_hidden_states=image_embeds,
-        encoder_attention_mask=torch.ones(image_embeds.shape[:2], dtype=torch.int64),
-        **generate_kwargs,
-    )
+    return write(model, model.vision_model(pixel_values).last_hidden_state, **generate_kwargs)

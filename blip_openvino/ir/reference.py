@@ -9,12 +9,12 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from transformers import BlipProcessor, PreTrainedModel
 
-from blip_openvino.ir.checkpoint import generate_caption
+from blip_openvino.ir.checkpoint import write
 from blip_openvino.ir.files import REFERENCE, staging
 
 logger = logging.getLogger(__name__)
 
-QUESTIONS = ("what color is the shape?", "is there a circle?", "what shape is in the image?")
+QUESTIONS = ("what color is the shape?", "what shape is in the image?", "is there a red circle in the image?")
 STATEMENTS = ("a red circle", "a blue rectangle in the snow", "a photo of two dogs")
 NEW_TOKENS, LOGIT_STEPS, LOGITS, IMAGE_TOKENS = 12, 4, 512, 8
 """How much of what the model gives is kept: tokens of a text, steps and words whose logits, tokens of an image."""
@@ -24,11 +24,11 @@ def draw_probes(size: int) -> np.ndarray:
     """Six pictures that any BLIP can tell apart: one shape each, on plain ground. [6, size, size, 3] uint8."""
     scenes = (
         ("red", "circle", "white"),
-        ("blue", "rectangle", "ivory"),
+        ("blue", "rectangle", "white"),
         ("green", "triangle", "white"),
-        ("yellow", "circle", "black"),
-        ("black", "rectangle", "skyblue"),
-        ("teal", "triangle", "pink"),
+        ("yellow", "rectangle", "#dddddd"),
+        ("black", "circle", "white"),
+        ("teal", "triangle", "#ffeeee"),
     )
     pictures = []
     for place, (colour, shape, ground) in enumerate(scenes):
@@ -68,7 +68,7 @@ def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str
     if hasattr(model, "text_decoder"):
         vocabulary = model.config.text_config.vocab_size
         found["words"] = np.unique(np.linspace(0, vocabulary - 1, LOGITS, dtype=int))
-        captions = generate_caption(model, pixel_values, max_new_tokens=NEW_TOKENS)
+        captions = write(model, embeds, max_new_tokens=NEW_TOKENS)
         found |= _text_reference(model, "captions", captions, embeds, found["words"])
     # transformers applies no mask to padding in cross-attention: every text by itself needs none.
     rows = [processor(text=text, return_tensors="pt")["input_ids"].expand(len(images), -1) for text in texts]
@@ -80,7 +80,7 @@ def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str
         for ids in rows:
             ones = torch.ones(embeds.shape[:2], dtype=torch.int64)
             read = model.text_encoder(ids, encoder_hidden_states=embeds, encoder_attention_mask=ones).last_hidden_state
-            tokens = model.generate(ids, pixel_values, max_new_tokens=NEW_TOKENS)
+            tokens = write(model, read, max_new_tokens=NEW_TOKENS)
             answers.append(_text_reference(model, "answers", tokens, read, found["words"]))
         for name in answers[0]:  # question after question -> image after image
             each = np.stack([answer[name] for answer in answers], axis=1)
