@@ -161,7 +161,7 @@ def stream_tokens(generate: Callable[..., np.ndarray], num_beams: int = 1, **gen
         future = pool.submit(generate, num_beams=num_beams, **follow, **generate_kwargs)
         future.add_done_callback(lambda _: feed.end())
         try:
-            for tokens in iter(feed.get, None):
+            while (tokens := feed.get()) is not None:
                 ids = [*ids, *np.ravel(tokens).tolist()]
                 yield ids
         finally:
