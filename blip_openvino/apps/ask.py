@@ -28,12 +28,7 @@ IMAGES_KEPT = 3  # of each model; with its keys and values one takes some 90 MB 
 
 
 class ModelFolder:
-    """A converted folder, in every device and precision that is asked for. Any thread may ask.
-
-    Raises:
-        FileNotFoundError: it is no converted folder.
-        ValueError: it is a PyTorch checkpoint, or damaged.
-    """
+    """A converted folder, on every device and in every precision that is asked for. Any thread may ask."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -53,12 +48,7 @@ class ModelFolder:
         return list(found)
 
     def load(self, device: str, precision: str, milliseconds: dict[str, float]) -> tuple[OVBlipModel, "Recent"]:
-        """A model, checked before it is first loaded, and the images that it has encoded last.
-
-        Raises:
-            ValueError: there is no such device or precision, it fails the check, or it cannot run the model.
-            OSError: the files cannot be read.
-        """
+        """A model and the images that it has encoded last; ValueError where the device and precision fail the check."""
 
         def make() -> tuple[OVBlipModel, Recent]:
             with timed(milliseconds, "check"):
@@ -79,19 +69,15 @@ class ModelFolder:
     ) -> Iterator[tuple[str, dict[str, float | bool]]]:
         """Ask about an image and follow the reply as it grows; closing the iterator ends it within a step.
 
-        Args:
-            image: a file; as long as it is among the last few, one with the same bytes is not encoded again.
-            text: a question (blank: a caption); of a captioning model the caption's beginning, of a retrieval one the
-                text to match.
-            generate_kwargs: those of transformers' `generate`.
+        `image` is a file, and not encoded again while its bytes are those of one of the last few. `text` is a question
+        (blank: a caption), of a captioning model the caption's beginning, of a retrieval model the text to match.
 
         Yields:
-            The text so far (the probability, where texts are matched), the milliseconds of each stage that has run, and
+            The text so far (the probability, where texts are matched), and the milliseconds of each stage that has run,
             with them whether the image was reused. Beams come all at once.
 
         Raises:
-            ValueError: an input is wrong or unreadable, or `load` refuses; the message names the way out.
-            OSError: a file cannot be read.
+            ValueError, OSError: an input is wrong or a file unreadable; the message names the way out.
         """
         text, milliseconds = text.strip(), {}
         model, images = self.load(device, precision, milliseconds)
@@ -133,7 +119,6 @@ class Recent:
         self.size, self.things, self.lock = size, {}, Lock()
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What is kept under `key`, or what `make` returns."""
         with self.lock:
             thing = self.things.pop(key) if key in self.things else make()
             self.things[key] = thing  # the newest is last
@@ -170,7 +155,7 @@ def stream_tokens(generate: Callable[..., np.ndarray], num_beams: int = 1, **gen
 
 
 class TokenFeed(SimpleQueue):
-    """The tokens of one generation on their way to another thread, None after the last; a streamer for `generate`.
+    """A streamer that is a queue to another thread: the prompt [1, T], then each token [1], None after the last.
 
     With beams it is a stopping criterion that stops nothing: the reader gets no tokens at a step, but can leave there.
     """
@@ -178,16 +163,13 @@ class TokenFeed(SimpleQueue):
     reader_left = False
 
     def put(self, tokens: Any) -> None:
-        """A streamer's: the prompt [1, T], then each token [1]."""
         if self.reader_left:
             raise CancelledError
         super().put(tokens)
 
     def end(self) -> None:
-        """A streamer's."""
         super().put(None)
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs) -> bool:
-        """A stopping criterion's."""
         self.put([])
         return False

@@ -21,32 +21,22 @@ from blip_openvino.apps.ask import ModelFolder
 CONCURRENCY = 8  # requests computed at once; more wait
 DAY = 24 * 60 * 60  # seconds that uploaded files are kept
 HEADERS = ["Question", "Answer"]
-
+# By architecture: what the text is called, a hint on it, the button and what it gives; a text for examples' images.
 LABELS = {
-    "BlipForQuestionAnswering": ("Question", "Leave it empty for a caption. Enter asks.", "Ask", "Answer"),
-    "BlipForConditionalGeneration": ("Beginning", "Leave it empty for a whole caption.", "Caption", "Caption"),
-    "BlipForImageTextRetrieval": ("Text", "Does it describe the image?", "Match", "Probability that it does"),
+    "BlipForQuestionAnswering": ("Question", "Leave it empty for a caption. Enter asks.", "Ask", "Answer", None),
+    "BlipForConditionalGeneration": ("Beginning of the caption", "Or leave it empty.", "Caption", "Caption", "a photo"),
+    "BlipForImageTextRetrieval": ("Text", "Does it describe the image?", "Match", "Probability", "a dog on a beach"),
 }
-"""What the text is called, a hint on it, the button and what it gives, by architecture."""
-OTHER_EXAMPLES = {
-    "BlipForConditionalGeneration": "a photo of",
-    "BlipForImageTextRetrieval": "a woman and a dog on a beach",
-}
-"""What goes with the examples' images where the model takes no questions."""
-
+# By the data that a folder says its model was trained on.
 LIMITS = {
     "easy-vqa": "This model was trained on easy-VQA alone: pictures of one circle, rectangle or triangle in one of "
     "eight colours, and questions such as *what color is the shape?* or *is there a circle?* It has 13 answers, gives "
     "one of them to anything else too, and it means nothing there."
 }
-"""By the data that a folder says its model was trained on."""
 
 
 def build_demo(
-    folder: str | Path,
-    examples: Sequence[tuple[str, str]] = (),
-    device: str = "AUTO",
-    precision: str | None = None,
+    folder: str | Path, examples: Sequence[tuple[str, str]] = (), device: str = "AUTO", precision: str | None = None
 ) -> gr.Blocks:
     """The demo page for a converted folder; `launch_demo` serves it.
 
@@ -61,9 +51,9 @@ def build_demo(
     models = ModelFolder(folder)
     precision = precision or ("INT8" if "INT8" in models.precisions() else "FP16")
     model, _ = models.load(device, precision, {})
-    text_label, hint, button_label, reply_label = LABELS[models.architecture]
-    if models.architecture in OTHER_EXAMPLES:
-        examples = [(path, OTHER_EXAMPLES[models.architecture]) for path in dict(examples)]
+    text_label, hint, button_label, reply_label, example_text = LABELS[models.architecture]
+    if example_text:
+        examples = [(path, example_text) for path in dict(examples)]
 
     def answer(image, question, device, precision, max_new_tokens, num_beams, temperature, top_p):
         """Answer a question about an image; without a question, caption it.
@@ -82,6 +72,7 @@ def build_demo(
 
     def show(history, image, question, device, precision, *options):
         """The same for the page, where an error is text in the answer's place and the history stays."""
+        yield "…", f"{device} {precision}", history
         try:
             with closing(answer(image, question, device, precision, *options)) as replies:
                 for text, milliseconds in replies:
@@ -107,8 +98,7 @@ def build_demo(
                 image.preprocess = lambda payload: payload and payload.path
                 question = gr.Textbox("", label=text_label, info=hint, lines=1, max_lines=4, render=False)
                 if examples:
-                    labels = [text for _, text in examples]
-                    pairs = [list(pair) for pair in examples]
+                    labels, pairs = [text for _, text in examples], [list(pair) for pair in examples]
                     gr.Examples(pairs, [image, question], example_labels=labels, api_visibility="private")
             with gr.Column():
                 question.render()
@@ -185,8 +175,8 @@ def launch_demo(demo: gr.Blocks, **options) -> str:
         display(IFrame(address, "100%", 900))
     elif "JPY_PARENT_PID" in os.environ:  # a notebook's kernel
         print(
-            "If the page stays blank, the notebook runs on another machine than your browser: "
-            f"run ssh -L {port}:127.0.0.1:{port} THAT_MACHINE on yours and open {address}"
+            "If the page stays blank, the notebook runs on another machine than your browser. "
+            f"On yours, run ssh -L {port}:127.0.0.1:{port} THAT_MACHINE and open {address}"
         )
     return address
 

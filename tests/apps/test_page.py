@@ -65,17 +65,20 @@ def other(processor, tmp_path_factory):
 
 @pytest.fixture
 def endless(monkeypatch):
-    """Has every caption go on until its reader leaves."""
+    """Has every caption go on until its reader leaves, or for so long that the test is to fail, which this notes."""
+    unread = []
 
     def generate(self, images, *, num_beams=1, streamer=None, stopping_criteria=(), **kwargs):
-        while True:
+        for _ in range(5000):
             if streamer is not None:
                 streamer.put(np.array([5]))
             for criterion in stopping_criteria:
                 criterion(np.zeros((num_beams, 1), np.int64), None)
             time.sleep(0.001)
+        unread.append(num_beams)
 
     monkeypatch.setattr(OVBlipModel, "generate_caption", generate)
+    return unread
 
 
 def generations():
@@ -203,6 +206,7 @@ def test_closing_the_reply_ends_the_generation(folder, endless, num_beams):
         next(running)
     running.close()
     assert not generations()
+    assert not endless
 
 
 def test_a_cancelled_request_leaves_no_generation(client, endless):
@@ -211,8 +215,8 @@ def test_a_cancelled_request_leaves_no_generation(client, endless):
         time.sleep(0.01)
     job.cancel()
     for thread in generations():
-        thread.join(10)
-        assert not thread.is_alive()
+        thread.join()
+    assert not endless
 
 
 def test_a_model_is_loaded_and_an_image_encoded_once_for_all_who_ask_at_once(converted, monkeypatch):
@@ -281,8 +285,8 @@ def test_captioning_checkpoint_goes_on_from_a_beginning(other):
     folder = other(BlipForConditionalGeneration)
     assert asked(ModelFolder(folder), text="a red")[0].startswith("a red")
     demo = build_demo(folder, [(PATH, QUESTION)], "CPU")
-    assert {"Beginning", "Caption"} <= set(components(demo, gr.Textbox))
-    assert [each.sample_labels for each in components(demo, gr.Dataset).values()] == [["a photo of"]]
+    assert {"Beginning of the caption", "Caption"} <= set(components(demo, gr.Textbox))
+    assert [each.sample_labels for each in components(demo, gr.Dataset).values()] == [["a photo"]]
 
 
 def test_retrieval_checkpoint_says_how_well_a_text_fits(other):
@@ -295,7 +299,7 @@ def test_retrieval_checkpoint_says_how_well_a_text_fits(other):
     with pytest.raises(ValueError, match="there is no text"):
         asked(folder, text="  ")
     demo = build_demo(converted, device="CPU")
-    assert "Probability that it does" in components(demo, gr.Textbox)
+    assert "Probability" in components(demo, gr.Textbox)
     assert components(demo, gr.Accordion)["Generation options"].visible is False
 
 
@@ -337,7 +341,7 @@ def test_a_notebook_shows_the_page_through_its_proxy_or_says_what_to_do(monkeypa
     address = launch_demo(demo, prevent_thread_lock=True, inline=False)
     port = demo.server_port
     demo.close()
-    assert f"ssh -L {port}:127.0.0.1:{port} THAT_MACHINE on yours and open {address}" in capsys.readouterr().out
+    assert f"ssh -L {port}:127.0.0.1:{port} THAT_MACHINE and open {address}" in capsys.readouterr().out
     monkeypatch.setattr(page_module, "jupyter_proxy", lambda: "/user/me/proxy/")
     assert launch_demo(demo) == f"/user/me/proxy/{demo.server_port}/"
     assert demo.app.root_path == f"/user/me/proxy/{demo.server_port}"
