@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from blip_model import EncodedImages, OVBlipModel
+from blip_model import OVBlipModel
 from blip_openvino.evaluate.check import check_folder
 from blip_openvino.ir.files import PARTS_OF_ARCHITECTURE, load_config, part_files
 from blip_openvino.runtime.processor import OVBlipProcessor
@@ -87,7 +87,7 @@ class ModelFolder:
             content = Path(image).read_bytes()
             tokens = self.processor(text=text) if text else {}
 
-        def encode() -> EncodedImages:
+        def encode():
             with timed(milliseconds, "preprocess"):
                 pixel_values = self.processor(content)["pixel_values"]
             with timed(milliseconds, "vision"):
