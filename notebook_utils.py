@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import sys
 import time
@@ -20,6 +21,8 @@ from huggingface_hub import constants, try_to_load_from_cache
 from IPython import get_ipython
 from IPython.display import Code
 from tqdm.auto import tqdm
+
+from blip_openvino.ir.easy_vqa import load_questions
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0  # seconds to connect, and between two arrivals of bytes
 STALL_SECONDS, STALL_BYTES = 30.0, 30 * 1024  # a server that sends less than this in that time has stalled
@@ -222,3 +225,23 @@ def _hub_problem(model: str) -> str | None:
     thread.start()
     thread.join(HUB_TIMEOUT)
     return problem[0]
+
+
+DEMO_PHOTO = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/demo.jpg"
+
+
+def example_inputs(model_id: str | Path, directory: str | Path = "build") -> list[tuple[str, str]]:
+    """Images and questions that suit a model, as (path, question) pairs.
+
+    model_id: a checkpoint's folder or a converted one, whose `config.json` says if it knows easy-VQA alone: then they
+    are of its test split. Every other model gets the photo of the BLIP authors' demo, downloaded into `directory`.
+    Raises DownloadError when the photo cannot be downloaded.
+    """
+    config_file = Path(model_id) / "config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    if "easy-vqa" in (config.get("openvino_data"), config.get("trained_on")):
+        paths = {question.image_id: question.image_path for question in load_questions("test")}
+        asked = {0: "what color is the shape?", 6: "is there a circle?", 11: "what shape is in the image?"}
+        return [(paths[image_id], question) for image_id, question in asked.items()]
+    photo = str(download_file(DEMO_PHOTO, "demo.jpg", directory))
+    return [(photo, "how many dogs are in the picture?"), (photo, "where is the woman sitting?")]

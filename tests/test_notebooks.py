@@ -16,11 +16,11 @@ from PIL import Image
 
 from benchmarks.checkpoint import blip_base, blip_processor
 from blip_model import OVBlipModel
-from blip_openvino.apps.demo import example_inputs
 from blip_openvino.evaluate.accuracy import answer_questions, caption_images, score_answers, score_captions
 from blip_openvino.ir.convert import default_folder
 from blip_openvino.ir.easy_vqa import load_captions, load_questions
 from blip_openvino.ir.files import weight_sizes
+from notebook_utils import example_inputs
 from run_notebooks import results, run_notebook
 
 CONVERT = "233-blip-convert.ipynb"

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,6 @@ from strange_images import FILES, OBJECTS, encoded, lying, picture
 from strange_texts import AS_PYTORCH, CAPTION, CONTROL_QUESTION, QUESTIONS, SAME, TENSORS
 from transformers import GenerationConfig
 
-from blip_openvino.apps import session as blip_session
-from blip_openvino.apps.session import ModelFolder
 from blip_openvino.ir.checkpoint import generate_caption
 from blip_openvino.runtime.images import load_image
 from blip_openvino.runtime.inputs import check_question
@@ -32,17 +29,6 @@ def ask(fp16_model, processor) -> Callable[..., str]:
         inputs = processor(load_image(source), question or None, return_tensors="pt")
         generate = fp16_model.generate_answer if question else fp16_model.generate_caption
         return processor.decode(generate(**inputs, **generate_kwargs)[0], skip_special_tokens=True)
-
-    return answer
-
-
-@pytest.fixture(scope="module")
-def page(converted) -> Callable[[bytes, str], str]:
-    """The page's way from a file's bytes and a question to a text."""
-    folder = ModelFolder(converted)
-
-    def answer(image_file: bytes, question: str = CONTROL_QUESTION) -> str:
-        return list(blip_session.ask(folder, image_file, question, "CPU", "FP16"))[-1].text
 
     return answer
 
@@ -98,29 +84,6 @@ def test_strange_question(row: Row, ask, checkpoint, processor):
         inputs = processor(picture(), row.given, return_tensors="pt")
         expected = processor.decode(checkpoint.generate(**inputs)[0], skip_special_tokens=True)
     assert ask(picture(), row.given) == expected
-
-
-@pytest.mark.parametrize("row", named([row for row in FILES if "path" not in row.name and row.name != "directory"]))
-def test_strange_file_on_the_page(row: Row, page, tmp_path):
-    given = row.given(tmp_path)
-    content = given if isinstance(given, bytes) else Path(given).read_bytes()
-    if isinstance(row.expected, Refused):
-        Refused(row.expected.message.replace(r"a\.png'", "0 bytes" if not content else "bytes")).check(
-            lambda: page(content)
-        )
-    else:
-        assert page(content, "") == page(encoded(row.expected()), "")
-    assert page(encoded(picture())) == ANSWER
-
-
-@pytest.mark.parametrize("row", named(QUESTIONS))
-def test_strange_question_on_the_page(row: Row, page, ask):
-    image_file = encoded(picture())
-    if isinstance(row.expected, Refused):
-        row.expected.check(lambda: page(image_file, row.given))
-    else:
-        assert page(image_file, row.given) == ask(picture(), row.given)
-    assert page(image_file) == ANSWER
 
 
 @pytest.mark.parametrize("row", named(TENSORS))

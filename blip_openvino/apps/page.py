@@ -1,140 +1,191 @@
-"""How the demo page looks and reads: its theme, its styles, and templates that show text as text, never as HTML."""
+"""A page to try a converted model on: an image and a question in, the answer out; without a question, a caption.
 
-import gradio as gr
-
-from blip_openvino.apps.session import ModelFolder, Reply
-from blip_openvino.ir.easy_vqa import ANSWERS, COLOURS, SHAPES, load_questions, question_type
-
-# Fonts of the reader's system: the page asks no other machine for anything, and looks the same without a network.
-_SYSTEM_FONTS = [gr.themes.Font(name) for name in ("Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")]
-THEME = gr.themes.Default(font=_SYSTEM_FONTS, font_mono=[gr.themes.Font("monospace")]).set(
-    # Dark enough on light, and white on the button, for the contrast of 4.5 that WCAG asks for.
-    body_text_color_subdued="*neutral_600",
-    block_info_text_color="*neutral_600",
-    block_label_text_color="*neutral_700",
-    block_title_text_color="*neutral_700",
-    button_primary_background_fill="*primary_700",
-    button_primary_background_fill_dark="*primary_700",
-    button_primary_background_fill_hover="*primary_800",
-    button_primary_background_fill_hover_dark="*primary_800",
-)
-
-CSS = """
-.gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
-.gradio-container h1 { font-size: 1.6rem; font-weight: 600; margin: 0; }
-.gradio-container h2 { font-size: 1rem; font-weight: 600; margin: 0; }
-.note p { margin: .25rem 0; }
-.note summary { cursor: pointer; text-decoration: underline; }
-.note dt { font-weight: 600; margin-top: .4rem; }
-.note dd { margin: 0; }
-.reply output { display: block; min-height: 2.6rem; font-size: 2rem; line-height: 1.3; overflow-wrap: anywhere; }
-.reply p { margin: 0; min-height: 1.4rem; color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
-.reply [role=alert]:not(:empty) {
-  margin-bottom: .6rem; padding: .6rem .8rem; overflow-wrap: anywhere;
-  border-left: .3rem solid #d92d20; border-radius: .3rem; background: var(--block-background-fill);
-}
-.history ol { list-style: none; margin: .4rem 0 0; padding: 0; }
-.history li {
-  display: flex; flex-wrap: wrap; gap: .25rem 1rem; justify-content: space-between;
-  padding: .45rem 0; border-top: 1px solid var(--border-color-primary); overflow-wrap: anywhere;
-}
-.history span { max-width: 100%; color: var(--body-text-color-subdued); }
-.history strong { max-width: 100%; }
-.image-frame img { width: 100%; height: 100%; object-fit: contain; }
-footer > :not(button) { display: none !important; }
-#examples { gap: .5rem; }
-#examples button { justify-content: flex-start; }
-#examples button img { width: 2.6rem; height: 2.6rem; object-fit: cover; border-radius: .25rem; }
-.gradio-container :is(button, input, textarea, summary, [role=button]):focus-visible {
-  outline: 2px solid var(--color-accent); outline-offset: 2px;
-}
+demo = build_demo("build/blip-vqa-base", [("photo.jpg", "how many dogs are there?")])
+print(launch_demo(demo))
 """
 
+import json
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
 
-STAGES = ("load model", "preprocess", "vision", "text encoder", "decoder")
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
+
+import gradio as gr
+import openvino as ov
+
+from blip_openvino.apps.ask import ModelFolder
+
+CONCURRENCY = 8  # requests computed at once; more wait
+DAY = 24 * 60 * 60  # seconds that uploaded files are kept
+HEADERS = ["Question", "Answer"]
+# By architecture: what the text is called, a hint on it, the button and what it gives; a text for examples' images.
+LABELS = {
+    "BlipForQuestionAnswering": ("Question", "Leave it empty for a caption. Enter asks.", "Ask", "Answer", None),
+    "BlipForConditionalGeneration": ("Beginning of the caption", "Or leave it empty.", "Caption", "Caption", "a photo"),
+    "BlipForImageTextRetrieval": ("Text", "Does it describe the image?", "Match", "Probability", "a dog on a beach"),
+}
+# By the data that a folder says its model was trained on.
+LIMITS = {
+    "easy-vqa": "This model was trained on easy-VQA alone: pictures of one circle, rectangle or triangle in one of "
+    "eight colours, and questions such as *what color is the shape?* or *is there a circle?* It has 13 answers, gives "
+    "one of them to anything else too, and it means nothing there."
+}
 
 
-def _template(body: str) -> str:
-    """A template of `gr.HTML` in which `plain(text)` shows text as text; `value` itself would be taken for HTML.
+def build_demo(
+    folder: str | Path, examples: Sequence[tuple[str, str]] = (), device: str = "AUTO", precision: str | None = None
+) -> gr.Blocks:
+    """The demo page for a converted folder; `launch_demo` serves it.
 
-    `${...}` is evaluated once, so what it gives is not looked at for more of it; `{{...}}` would be evaluated again.
+    Args:
+        examples: (image path, question) pairs to click; a model that takes no questions gets a text that suits it.
+        device, precision: what is chosen when the page opens; None is INT8 where it is there.
+
+    Raises:
+        FileNotFoundError: the folder is no converted model, or has no such precision.
+        ValueError: there is no such device or precision, it fails the check, or the files cannot be used.
     """
-    plain = '(text) => String(text).replace(/[&<>"\']/g, (one) => "&#" + one.charCodeAt(0) + ";")'
-    return f"${{((plain) => {body})({plain})}}"
+    models = ModelFolder(folder)
+    precision = precision or ("INT8" if "INT8" in models.precisions() else "FP16")
+    model, _ = models.load(device, precision, {})
+    text_label, hint, button_label, reply_label, example_text = LABELS[models.architecture]
+    if example_text:
+        examples = [(path, example_text) for path in dict(examples)]
+
+    def answer(image, question, device, precision, max_new_tokens, num_beams, temperature, top_p):
+        """Answer a question about an image; without a question, caption it.
+
+        Yields the text so far and the milliseconds of each stage, then both whole.
+        """
+        # Top-p is the only cut on what is drawn from; transformers would add the 50 likeliest tokens.
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
+        options = {"max_new_tokens": max_new_tokens, "num_beams": num_beams} | sampling
+        try:
+            if image is None:
+                raise ValueError("There is no image: upload one or click an example.")
+            yield from models.ask(image, question or "", device, precision, **options)
+        except (ValueError, OSError) as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    def show(history, image, question, device, precision, *options):
+        """The same for the page, where an error is text in the answer's place and the history stays."""
+        yield "…", f"{device} {precision}", history
+        try:
+            with closing(answer(image, question, device, precision, *options)) as replies:
+                for text, milliseconds in replies:
+                    yield text or "…", f"{device} {precision}: {stage_line(milliseconds)}", history
+            yield text, gr.skip(), [[question.strip() or "(a caption)", text], *history]
+        except gr.Error as error:
+            yield f"⚠ {error.message}", "", history
+
+    with gr.Blocks(title="BLIP with OpenVINO", analytics_enabled=False, delete_cache=(DAY, DAY)) as demo:
+        gr.Markdown(f"# BLIP with OpenVINO\n\n{LIMITS.get(getattr(models.config, 'openvino_data', None), '')}")
+        with gr.Row():
+            name = f"{models.folder.name}, {models.architecture}"
+            gr.Textbox(name, label="Model", interactive=False, scale=2, min_width=320)
+            devices = dict.fromkeys([*ov.Core().available_devices, "AUTO", device])
+            chosen = [
+                gr.Dropdown(list(devices), value=device, label="Device"),
+                gr.Dropdown(models.precisions(), value=precision, label="Precision"),
+            ]
+        with gr.Row():
+            with gr.Column():
+                image = gr.Image(type="filepath", label="Image", height=320, buttons=[], alt_text="The chosen image")
+                # The file as it was sent: gradio's own decoding would come first and fail without saying why.
+                image.preprocess = lambda payload: payload and payload.path
+                question = gr.Textbox("", label=text_label, info=hint, lines=1, max_lines=4, render=False)
+                if examples:
+                    labels, pairs = [text for _, text in examples], [list(pair) for pair in examples]
+                    gr.Examples(pairs, [image, question], example_labels=labels, api_visibility="private")
+            with gr.Column():
+                question.render()
+                button = gr.Button(button_label, variant="primary")
+                reply = gr.Textbox(label=reply_label, lines=2, max_lines=20, interactive=False)
+                stages = gr.Textbox(label="Time", lines=2, interactive=False)
+        with gr.Accordion("Generation options", open=False, visible=model.text_decoder is not None), gr.Row():
+            options = [
+                gr.Slider(1, 100, 20, step=1, precision=0, label="Max new tokens"),
+                gr.Slider(1, 10, 1, step=1, precision=0, label="Beams"),
+                gr.Slider(0, 2, 0, step=0.05, label="Temperature", info="0: no sampling"),
+                gr.Slider(0.05, 1, 1, step=0.05, label="Top-p", info="When sampling, from the likeliest this share"),
+            ]
+        history = gr.Dataframe(
+            headers=HEADERS,
+            type="array",
+            label="Asked about this image",
+            interactive=False,
+            wrap=True,
+            column_widths=["60%", "40%"],
+        )
+        inputs = [image, question, *chosen, *options]
+        asked = gr.on(
+            [button.click, question.submit],
+            show,
+            inputs=[history, *inputs],
+            outputs=[reply, stages, history],
+            show_progress="hidden",
+            trigger_mode="always_last",  # who asks while an answer is still coming gets the next one after it
+            api_visibility="private",
+        )
+        # In the browser, at once: what the server still says about the old image is no longer waited for.
+        nothing = json.dumps(["", "", {"headers": HEADERS, "data": [], "metadata": None}])
+        image.change(None, js=f"() => {nothing}", outputs=[reply, stages, history], cancels=[asked])
+        gr.on([], answer, inputs, [reply, gr.JSON(label="milliseconds", visible=False)], api_name="answer")
+    return demo.queue(default_concurrency_limit=CONCURRENCY)
 
 
-REPLY = _template(
-    '"<section class=reply><div role=alert>" + plain(value.problem) + "</div><h2>" + plain(heading) + "</h2>"'
-    ' + "<output aria-live=polite aria-atomic=true aria-busy=" + value.busy + ">" + plain(value.text) + "</output>"'
-    ' + "<p>" + plain(value.stages) + "</p></section>"'
-)
-HISTORY = _template(
-    '"<section class=history>" + (value.length ? "<h2>Asked about this image</h2>" : "") + "<ol>" + value.map((turn) =>'
-    ' "<li><span>" + plain(turn[0] || "(a caption)") + "</span><strong>" + plain(turn[1]) + "</strong></li>"'
-    ').reverse().join("") + "</ol></section>"'
-)
-NOTE = _template(
-    '"<header class=note><h1>BLIP with OpenVINO</h1><p>" + plain(value.model) + "</p>" + (value.limits ?'
-    ' "<p>" + plain(value.limits) + "</p><details><summary>Questions and answers it knows</summary><dl>"'
-    ' + value.hints.map((hint) => "<dt>" + plain(hint[0]) + "</dt><dd>" + plain(hint[1]) + "</dd>").join("")'
-    ' + "</dl></details>" : "") + "</header>"'
-)
-EXAMPLES = "<h2>Examples</h2>"
-
-
-def plain_view(template: str, value: object = None, **props: object) -> gr.HTML:
-    """A part of the page that shows `value` by one of the templates above."""
-    return gr.HTML(value, html_template=template, js_on_load=None, apply_default_css=False, padding=True, **props)
-
-
-def shown(text: str = "", stages: str = "", problem: str = "", is_final: bool = True) -> dict[str, object]:
-    """What `REPLY` shows; screen readers wait for the final text."""
-    return {"text": text or "…" * (not is_final), "stages": stages, "problem": problem, "busy": not is_final}
-
-
-def model_note(models: ModelFolder) -> dict[str, object]:
-    """What `NOTE` shows: the model's name and, for one that knows the words of easy-VQA only, its limits and hints."""
-    name = f"{models.folder.name}, {models.architecture}"
-    if not knows_easy_vqa_only(models):
-        return {"model": name, "limits": "", "hints": []}
-    limits = (
-        f"It knows pictures of one coloured shape, and {len(ANSWERS)} answers. Anything else gets one of them all the "
-        "same, and it means nothing."
+def stage_line(milliseconds: dict[str, float | bool]) -> str:
+    """One line for a reader: `preprocess 1.2 ms · image reused · answer 2.1 ms`."""
+    return " · ".join(
+        stage if time is True else f"{stage} {time:.1f} ms" for stage, time in milliseconds.items() if time is not False
     )
-    forms = [(f"Asks for {kind}", " · ".join(sorted(questions))) for kind, questions in question_forms().items()]
-    return {"model": name, "limits": limits, "hints": [["Answers", ", ".join(ANSWERS)], *map(list, forms)]}
 
 
-def knows_easy_vqa_only(models: ModelFolder) -> bool:
-    """Whether every word of the model's vocabulary is one of easy-VQA's questions, answers and captions."""
-    words = {
-        "?",
-        "a",
-        *ANSWERS,
-        *(word for form in question_forms().values() for each in form for word in each[:-1].split()),
-    }
-    vocabulary = models.processor.tokenizer.get_vocab()
-    return words.issuperset(word for word in vocabulary if not word.startswith("["))
+def launch_demo(demo: gr.Blocks, **options) -> str:
+    """Serve the page on this machine only and return its address; in a notebook it shows below the cell.
 
-
-def question_forms() -> dict[str, list[str]]:
-    """The forms of easy-VQA's questions by what they ask for: `"colour": ["what color is the shape?", ...], ...`.
-
-    Questions that differ only in the colour or the shape they name are one form, and its first stands for it.
+    Where the notebook's server has jupyter-server-proxy, the page goes through that, which works from another machine
+    too; else a line says what to do there.
     """
-    forms: dict[str, dict[str, str]] = {}
-    for question in load_questions("test"):
-        words = question.question.rstrip("?").split()
-        form = " ".join("COLOUR" if word in COLOURS else "SHAPE" if word in SHAPES else word for word in words)
-        forms.setdefault(question_type(question.answer), {}).setdefault(form, question.question)
-    return {kind: list(questions.values()) for kind, questions in forms.items()}
+    proxy = jupyter_proxy()
+    if proxy:
+        options |= {"inline": False, "prevent_thread_lock": True}
+    _, address, _ = demo.launch(
+        server_name="127.0.0.1",
+        share=False,
+        ssr_mode=False,
+        run_history=False,
+        enable_monitoring=False,
+        max_file_size="50mb",
+        footer_links=["api"],
+        # Fonts of the reader's system: the page asks no other machine for anything.
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        quiet=True,
+        **options,
+    )
+    port = demo.server_port
+    if proxy:
+        from IPython.display import IFrame, display  # only there in a notebook
+
+        address = f"{proxy}{port}/"
+        demo.app.root_path = address.rstrip("/")
+        display(IFrame(address, "100%", 900))
+    elif "JPY_PARENT_PID" in os.environ:  # a notebook's kernel
+        print(
+            "If the page stays blank, the notebook runs on another machine than your browser. "
+            f"On yours, run ssh -L {port}:127.0.0.1:{port} THAT_MACHINE and open {address}"
+        )
+    return address
 
 
-def stage_line(reply: Reply, device: str, precision: str) -> str:
-    """One line for a reader: `CPU INT8: preprocess 1.2 ms · vision 3.4 ms (new image) · decoder 2.1 ms`."""
-    times = {stage: f"{milliseconds:.1f} ms" for stage, milliseconds in reply.milliseconds.items()}
-    if reply.image_reused:
-        times["vision"] = "0 ms (image reused)"
-    elif "vision" in times:
-        times["vision"] += " (new image)"
-    return f"{device} {precision}: " + " · ".join(f"{stage} {times[stage]}" for stage in STAGES if stage in times)
+def jupyter_proxy() -> str | None:
+    """The path of jupyter-server-proxy on the Jupyter server that started this process as a kernel; None elsewhere."""
+    if not find_spec("jupyter_server_proxy"):
+        return None
+    from jupyter_server.serverapp import list_running_servers  # only there in a notebook
+
+    parent = os.environ.get("JPY_PARENT_PID")
+    return next((f"{each['base_url']}proxy/" for each in list_running_servers() if str(each["pid"]) == parent), None)

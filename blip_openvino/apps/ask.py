@@ -1,0 +1,175 @@
+"""What the page does, without the page: models loaded and checked once, images encoded once, text as it is written.
+
+folder = ModelFolder("build/blip-vqa-base")
+for text, milliseconds in folder.ask("photo.jpg", "how many dogs are there?", "CPU", "FP16"):
+    print(text, milliseconds)
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from functools import cache
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from blip_model import OVBlipModel
+from blip_openvino.evaluate.check import check_folder
+from blip_openvino.ir.files import PARTS_OF_ARCHITECTURE, load_config, part_files
+from blip_openvino.runtime.processor import OVBlipProcessor
+
+MODELS_KEPT = 2
+IMAGES_KEPT = 3  # of each model; with its keys and values one takes some 90 MB at the size of BLIP base
+
+
+class ModelFolder:
+    """A converted folder, on every device and in every precision that is asked for. Any thread may ask."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.config = load_config(self.folder)
+        self.architecture: str = self.config.architectures[0]
+        self.processor = OVBlipProcessor.from_pretrained(self.folder)
+        self._models = Recent(MODELS_KEPT)
+        self._check = cache(check_folder)  # a report stays when its model has gone
+
+    def precisions(self) -> list[str]:
+        """Those of which all files are there; without a decoder INT4 is INT8, and left out."""
+        found = {}
+        for precision in ("FP16", "INT8", "INT4"):
+            files = part_files(self.folder, PARTS_OF_ARCHITECTURE[self.architecture], precision)
+            if all((self.folder / file).exists() for file in files.values()) and files not in found.values():
+                found[precision] = files
+        return list(found)
+
+    def load(self, device: str, precision: str, milliseconds: dict[str, float]) -> tuple[OVBlipModel, "Recent"]:
+        """A model and the images that it has encoded last; ValueError where the device and precision fail the check."""
+
+        def make() -> tuple[OVBlipModel, Recent]:
+            with timed(milliseconds, "check"):
+                report = self._check(self.folder, device, precision)
+            if not report.passed:
+                raise ValueError(f"{device} {precision} gives wrong results, choose another one:\n{report}")
+            with timed(milliseconds, "load model"):
+                return OVBlipModel.from_pretrained(self.folder, device, precision), Recent(IMAGES_KEPT)
+
+        try:
+            return self._models.get((device, precision), make)
+        except RuntimeError as error:  # OpenVINO's, in which the reason comes after a stack of source files
+            reason = str(error).strip().split("\n")[-1]
+            raise ValueError(f"{device} cannot run this model in {precision}, choose another one: {reason}") from error
+
+    def ask(
+        self, image: str | Path, text: str, device: str, precision: str, **generate_kwargs
+    ) -> Iterator[tuple[str, dict[str, float | bool]]]:
+        """Ask about an image and follow the reply as it grows; closing the iterator ends it within a step.
+
+        `image` is a file, and not encoded again while its bytes are those of one of the last few. `text` is a question
+        (blank: a caption), of a captioning model the caption's beginning, of a retrieval model the text to match.
+
+        Yields:
+            The text so far (the probability, where texts are matched), and the milliseconds of each stage that has run,
+            with them whether the image was reused. Beams come all at once.
+
+        Raises:
+            ValueError, OSError: an input is wrong or a file unreadable; the message names the way out.
+        """
+        text, milliseconds = text.strip(), {}
+        model, images = self.load(device, precision, milliseconds)
+        if not text and model.text_decoder is None:
+            raise ValueError("there is no text: this model says how well one fits the image, so write one")
+        with timed(milliseconds, "preprocess"):
+            content = Path(image).read_bytes()
+            tokens = self.processor(text=text) if text else {}
+
+        def encode():
+            with timed(milliseconds, "preprocess"):
+                pixel_values = self.processor(content)["pixel_values"]
+            with timed(milliseconds, "vision"):
+                return model.encode_images(pixel_values)
+
+        encoded = images.get(hashlib.blake2b(content).digest(), encode)
+        milliseconds["image reused"] = "vision" not in milliseconds
+        yield "", dict(milliseconds)
+        if model.text_decoder is None:
+            with timed(milliseconds, "answer"):
+                probability = model.match(encoded, **tokens).item()
+            yield f"{probability:.1%}", dict(milliseconds)
+            return
+        method = model.generate_answer if text and model.text_encoder is not None else model.generate_caption
+
+        def generate(**kwargs) -> np.ndarray:
+            with timed(milliseconds, "answer"):
+                return method(encoded, **tokens, **kwargs)
+
+        with closing(stream_tokens(generate, **generate_kwargs)) as steps:
+            for ids in steps:
+                yield self.processor.decode(ids), dict(milliseconds)
+
+
+class Recent:
+    """The last `size` things made, by key. Each is made once; who asks for one meanwhile waits."""
+
+    def __init__(self, size: int):
+        self.size, self.things, self.lock = size, {}, Lock()
+
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        with self.lock:
+            thing = self.things.pop(key) if key in self.things else make()
+            self.things[key] = thing  # the newest is last
+            if len(self.things) > self.size:
+                del self.things[next(iter(self.things))]
+            return thing
+
+
+@contextmanager
+def timed(milliseconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the time that the block took to that of its stage."""
+    start = time.perf_counter()
+    yield
+    milliseconds[stage] = milliseconds.get(stage, 0) + (time.perf_counter() - start) * 1000
+
+
+def stream_tokens(generate: Callable[..., np.ndarray], num_beams: int = 1, **generate_kwargs) -> Iterator[list[int]]:
+    """Run `generate` in a thread; yield the token ids so far after each step, and in the end the row it returns.
+
+    Beams settle their tokens only at the end: until then their steps yield empty lists.
+    """
+    feed, ids = TokenFeed(), []
+    follow = {"streamer": feed} if num_beams == 1 else {"stopping_criteria": [feed]}
+    with ThreadPoolExecutor(1, "blip-generate") as pool:
+        future = pool.submit(generate, num_beams=num_beams, **follow, **generate_kwargs)
+        future.add_done_callback(lambda _: feed.end())
+        try:
+            while (tokens := feed.get()) is not None:
+                ids = [*ids, *np.ravel(tokens).tolist()]
+                yield ids
+        finally:
+            feed.reader_left = True
+        yield future.result()[0].tolist()
+
+
+class TokenFeed(SimpleQueue):
+    """A streamer that is a queue to another thread: the prompt [1, T], then each token [1], None after the last.
+
+    With beams it is a stopping criterion that stops nothing: the reader gets no tokens at a step, but can leave there.
+    """
+
+    reader_left = False
+
+    def put(self, tokens: Any) -> None:
+        if self.reader_left:
+            raise CancelledError
+        super().put(tokens)
+
+    def end(self) -> None:
+        super().put(None)
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs) -> bool:
+        self.put([])
+        return False

@@ -1,0 +1,348 @@
+"""What the page does and its API, without a browser."""
+
+import itertools
+import re
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from conftest import EMBEDDED
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+from transformers import BlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval
+
+from blip_model import OVBlipModel
+from blip_openvino.apps import ask as ask_module
+from blip_openvino.apps import page as page_module
+from blip_openvino.apps.ask import IMAGES_KEPT, MODELS_KEPT, ModelFolder
+from blip_openvino.apps.page import build_demo, launch_demo, stage_line
+from blip_openvino.evaluate.check import CheckReport
+from blip_openvino.ir.convert import convert
+from blip_openvino.ir.easy_vqa import load_captions
+from notebook_utils import example_inputs
+
+CAPTIONS = dict(itertools.islice(load_captions("test").items(), 8))
+PATH, CAPTION = next(iter(CAPTIONS.items()))
+QUESTION = "what color is the shape?"
+
+
+@pytest.fixture(scope="module")
+def folder(converted):
+    return ModelFolder(converted)
+
+
+@pytest.fixture(scope="module")
+def address(converted):
+    demo = build_demo(converted, example_inputs(EMBEDDED), "CPU")
+    yield launch_demo(demo, prevent_thread_lock=True, inline=False)
+    demo.close()
+
+
+@pytest.fixture(scope="module")
+def client(address):
+    return Client(address, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def other(processor, tmp_path_factory):
+    """Makes the folder of a checkpoint of another architecture, with random weights."""
+
+    def make(model_class) -> Path:
+        torch.manual_seed(0)
+        model = model_class(BlipConfig.from_pretrained(EMBEDDED)).eval()
+        model.config.architectures = [model_class.__name__]
+        return convert(model, processor, tmp_path_factory.mktemp("other") / model_class.__name__)
+
+    return make
+
+
+@pytest.fixture
+def endless(monkeypatch):
+    """Has every caption go on until its reader leaves, or for so long that the test is to fail, which this notes."""
+    unread = []
+
+    def generate(self, images, *, num_beams=1, streamer=None, stopping_criteria=(), **kwargs):
+        for _ in range(5000):
+            if streamer is not None:
+                streamer.put(np.array([5]))
+            for criterion in stopping_criteria:
+                criterion(np.zeros((num_beams, 1), np.int64), None)
+            time.sleep(0.001)
+        unread.append(num_beams)
+
+    monkeypatch.setattr(OVBlipModel, "generate_caption", generate)
+    return unread
+
+
+def generations():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("blip-generate")]
+
+
+def asked(folder, path=PATH, text="", device="CPU", **kwargs):
+    return list(folder.ask(path, text, device, "FP16", **kwargs))[-1]
+
+
+def components(demo, kind):
+    return {each.label: each for each in demo.blocks.values() if isinstance(each, kind)}
+
+
+def test_api_answers_and_names_the_time_of_each_stage(client, tmp_path):
+    file = tmp_path / "new.png"
+    Image.open(PATH).save(file, comment="with other bytes")
+    answer, milliseconds = client.predict(handle_file(file), QUESTION, api_name="/answer")
+    assert answer == CAPTION.split()[1]
+    assert milliseconds.pop("image reused") is False
+    assert list(milliseconds) == ["preprocess", "vision", "answer"]
+    assert all(time > 0 for time in milliseconds.values())
+
+
+def test_api_reuses_an_image_that_is_asked_about_again(client):
+    first, again = [client.predict(handle_file(PATH), QUESTION, api_name="/answer") for _ in range(2)]
+    assert again[0] == first[0]
+    assert again[1]["image reused"] is True
+    assert "vision" not in again[1]
+
+
+@pytest.mark.parametrize("question", [(), ("",), ("   ",), (None,)])
+def test_api_captions_without_a_question(client, question):
+    assert client.predict(handle_file(PATH), *question, api_name="/answer")[0] == CAPTION
+
+
+def test_api_streams_word_by_word(client):
+    job = client.submit(handle_file(PATH), api_name="/answer")
+    words = job.result()[0].split()
+    texts = [text for text, _ in job.outputs()]
+    assert list(dict.fromkeys(texts)) == [" ".join(words[:count]) for count in range(len(words) + 1)]
+
+
+def test_beams_come_at_once_and_give_what_generate_gives(folder):
+    *growing, final = [text for text, _ in folder.ask(PATH, "", "CPU", "FP16", num_beams=3)]
+    assert set(growing) <= {"", final}
+    model, _ = folder.load("CPU", "FP16", {})
+    assert final == folder.processor.decode(model.generate_caption(**folder.processor(PATH), num_beams=3)[0])
+
+
+def test_options_reach_the_model(client, monkeypatch):
+    seen, generate = [], OVBlipModel.generate_caption
+    monkeypatch.setattr(OVBlipModel, "generate_caption", lambda *a, **k: seen.append(k) or generate(*a, **k))
+    short = client.predict(handle_file(PATH), max_new_tokens=2, num_beams=3, api_name="/answer")[0]
+    assert short == " ".join(CAPTION.split()[:2])
+    client.predict(handle_file(PATH), temperature=0.7, top_p=0.9, api_name="/answer")
+    beams, sampled = [{name: each for name, each in kwargs.items() if np.isscalar(each)} for kwargs in seen]
+    assert beams == {"max_new_tokens": 2, "num_beams": 3}
+    sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
+    assert sampled == {"max_new_tokens": 20, "num_beams": 1} | sampling
+
+
+def test_api_has_one_endpoint_whose_arguments_stay(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert list(endpoints) == ["/answer"]
+    parameters = endpoints["/answer"]["parameters"]
+    assert [each["parameter_name"] for each in parameters] == [
+        *("image", "question", "device", "precision"),
+        *("max_new_tokens", "num_beams", "temperature", "top_p"),
+    ]
+    assert [each["parameter_has_default"] for each in parameters] == [False] + [True] * 7
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"image": None}, "There is no image: upload one or click an example"),
+        ({"question": "is there a circle? " * 200}, "tokens long"),
+        ({"device": "TPU"}, "TPU is not in the list of choices"),
+        ({"precision": "INT8"}, "INT8 is not in the list of choices"),
+        ({"num_beams": 0}, "less than minimum value 1"),
+        ({"max_new_tokens": 1000}, "greater than maximum value 100"),
+    ],
+)
+def test_api_says_what_is_wrong(client, given, message):
+    with pytest.raises(AppError, match=message):
+        client.predict(**{"image": handle_file(PATH)} | given, api_name="/answer")
+
+
+@pytest.mark.parametrize(("name", "content"), [("text.png", b"text"), ("empty.png", b""), ("a.svg", b"<svg></svg>")])
+def test_api_says_that_a_file_is_no_image(client, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(AppError, match="is not an image"):
+        client.predict(handle_file(tmp_path / name), api_name="/answer")
+
+
+def test_api_reads_no_file_that_was_not_uploaded(client):
+    with pytest.raises(AppError):
+        client.predict({"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}, api_name="/answer")
+
+
+def test_a_file_over_the_limit_is_refused(client, tmp_path):
+    with (tmp_path / "large.png").open("wb") as large:
+        large.truncate(51 * 1024 * 1024)
+    with pytest.raises(Exception, match=r"413|exceed"):
+        client.predict(handle_file(tmp_path / "large.png"), api_name="/answer")
+
+
+def test_clients_at_once_get_what_each_would_get_alone(address, folder):
+    requests = [(path, text) for path in list(CAPTIONS)[:4] for text in ("", QUESTION, "is there a circle?")]
+    expected = [asked(folder, path, text)[0] for path, text in requests]
+
+    def ask_all(client: Client) -> list[str]:
+        return [client.predict(handle_file(path), text, api_name="/answer")[0] for path, text in requests]
+
+    clients = [Client(address, verbose=False) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask_all, clients)) == [expected] * 4
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_closing_the_reply_ends_the_generation(folder, endless, num_beams):
+    running = folder.ask(PATH, "", "CPU", "FP16", num_beams=num_beams)
+    while not generations():
+        next(running)
+    running.close()
+    assert not generations()
+    assert not endless
+
+
+def test_a_cancelled_request_leaves_no_generation(client, endless):
+    job = client.submit(handle_file(PATH), api_name="/answer")
+    while not generations():
+        time.sleep(0.01)
+    job.cancel()
+    for thread in generations():
+        thread.join()
+    assert not endless
+
+
+def test_a_model_is_loaded_and_an_image_encoded_once_for_all_who_ask_at_once(converted, monkeypatch):
+    loaded, encoded = [], []
+    load, encode = OVBlipModel.from_pretrained, OVBlipModel.encode_images
+    folder = ModelFolder(converted)
+    monkeypatch.setattr(ask_module, "check_folder", lambda *a: CheckReport(True))
+    monkeypatch.setattr(OVBlipModel, "from_pretrained", lambda *a: loaded.append(a) or load(*a))
+    monkeypatch.setattr(OVBlipModel, "encode_images", lambda *a: encoded.append(a) or encode(*a))
+    with ThreadPoolExecutor(4) as pool:
+        assert {text for text, _ in pool.map(lambda _: asked(folder), range(4))} == {CAPTION}
+    assert len(loaded) == 1
+    assert len([pixels for _, pixels in encoded if isinstance(pixels, np.ndarray)]) == 1
+
+
+def test_only_the_last_images_and_models_are_kept(converted):
+    folder = ModelFolder(converted)
+    for path in list(CAPTIONS)[: IMAGES_KEPT + 1]:
+        assert asked(folder, path)[1]["image reused"] is False
+    assert asked(folder, list(CAPTIONS)[1])[1]["image reused"] is True
+    assert asked(folder, PATH)[1]["image reused"] is False
+    for device in ("AUTO", "AUTO:CPU", "CPU")[: MODELS_KEPT + 1]:
+        text, milliseconds = asked(folder, device=device)
+        assert text == CAPTION
+    assert "load model" in milliseconds
+
+
+def test_a_device_that_fails_the_check_is_refused_and_checked_once(converted, monkeypatch):
+    checked = []
+
+    def check(folder, device, precision):
+        checked.append((folder, device, precision))
+        return CheckReport(passed=device == "CPU")
+
+    monkeypatch.setattr(ask_module, "check_folder", check)
+    folder = ModelFolder(converted)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"AUTO FP16 gives wrong results, choose another one:\nCheckReport"):
+            asked(folder, device="AUTO")
+        assert asked(folder)[0] == CAPTION
+    assert checked == [(converted, "AUTO", "FP16"), (converted, "CPU", "FP16")]
+    with pytest.raises(ValueError, match="AUTO FP16 gives wrong results"):
+        build_demo(converted, device="AUTO")
+
+
+def test_a_device_that_cannot_compile_the_model_is_named(converted, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("Exception from src/inference/src/cpp/core.cpp:110:\nCheck failed\nno such operation\n\n")
+
+    monkeypatch.setattr(ask_module, "check_folder", fail)
+    message = "CPU cannot run this model in FP16, choose another one: no such operation$"
+    with pytest.raises(ValueError, match=message):
+        asked(ModelFolder(converted))
+
+
+def test_build_demo_refuses_what_is_not_there(converted, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no converted BLIP model"):
+        build_demo(tmp_path)
+    with pytest.raises((FileNotFoundError, ValueError), match=r"(?i)int8"):
+        build_demo(converted, precision="INT8")
+    with pytest.raises(ValueError, match="TPU"):
+        build_demo(converted, device="TPU")
+
+
+def test_captioning_checkpoint_goes_on_from_a_beginning(other):
+    folder = other(BlipForConditionalGeneration)
+    assert asked(ModelFolder(folder), text="a red")[0].startswith("a red")
+    demo = build_demo(folder, [(PATH, QUESTION)], "CPU")
+    assert {"Beginning of the caption", "Caption"} <= set(components(demo, gr.Textbox))
+    assert [each.sample_labels for each in components(demo, gr.Dataset).values()] == [["a photo"]]
+
+
+def test_retrieval_checkpoint_says_how_well_a_text_fits(other):
+    converted = other(BlipForImageTextRetrieval)
+    folder = ModelFolder(converted)
+    text, milliseconds = asked(folder, text="a red triangle")
+    model, _ = folder.load("CPU", "FP16", {})
+    assert text == f"{model.match(**folder.processor(PATH, 'a red triangle')).item():.1%}"
+    assert list(milliseconds) == ["check", "load model", "preprocess", "vision", "image reused", "answer"]
+    with pytest.raises(ValueError, match="there is no text"):
+        asked(folder, text="  ")
+    demo = build_demo(converted, device="CPU")
+    assert "Probability" in components(demo, gr.Textbox)
+    assert components(demo, gr.Accordion)["Generation options"].visible is False
+
+
+@pytest.mark.parametrize(("data", "is_limited"), [("easy-vqa", True), (None, False)])
+def test_limits_are_said_where_the_folder_says_what_the_model_was_trained_on(converted, monkeypatch, data, is_limited):
+    config = ask_module.load_config(converted)
+    config.openvino_data = data
+    monkeypatch.setattr(ask_module, "load_config", lambda folder: config)
+    notes = components(build_demo(converted, device="CPU"), gr.Markdown).values()
+    assert any("13 answers" in note.value for note in notes) is is_limited
+
+
+def test_stage_line_says_whether_the_image_was_reused():
+    assert stage_line({"load model": 1000.0, "preprocess": 1.25, "vision": 3.0, "image reused": False}) == (
+        "load model 1000.0 ms · preprocess 1.2 ms · vision 3.0 ms"
+    )
+    assert stage_line({"preprocess": 0.1, "image reused": True}) == "preprocess 0.1 ms · image reused"
+
+
+def test_page_is_served_on_this_machine_only_and_reports_nothing(address, client):
+    host, port = re.fullmatch(r"http://([\d.]+):(\d+)/", address).groups()
+    assert host == "127.0.0.1"
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        assert probe.connect_ex(("127.0.0.2", int(port))) != 0
+    assert client.config["analytics_enabled"] is False
+    assert client.config["run_history"] is False
+
+
+def test_page_is_never_shared():
+    with pytest.raises(TypeError, match="share"):
+        launch_demo(gr.Blocks(), share=True)
+
+
+def test_a_notebook_shows_the_page_through_its_proxy_or_says_what_to_do(monkeypatch, capsys):
+    with gr.Blocks() as demo:
+        gr.Textbox()
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    address = launch_demo(demo, prevent_thread_lock=True, inline=False)
+    port = demo.server_port
+    demo.close()
+    assert f"ssh -L {port}:127.0.0.1:{port} THAT_MACHINE and open {address}" in capsys.readouterr().out
+    monkeypatch.setattr(page_module, "jupyter_proxy", lambda: "/user/me/proxy/")
+    assert launch_demo(demo) == f"/user/me/proxy/{demo.server_port}/"
+    assert demo.app.root_path == f"/user/me/proxy/{demo.server_port}"
+    demo.close()

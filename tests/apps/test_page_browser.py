@@ -1,0 +1,187 @@
+"""The page in a real browser: Debian's Chromium without a window, driven by Playwright."""
+
+import itertools
+import re
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import EMBEDDED
+from playwright.sync_api import Page, expect, sync_playwright
+
+from blip_model import OVBlipModel
+from blip_openvino.apps.page import build_demo, launch_demo
+from blip_openvino.ir.easy_vqa import load_captions
+from notebook_utils import example_inputs
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
+CAPTIONS = list(itertools.islice(load_captions("test").items(), 4))
+MARKUP = """<img src=x onerror="window.broken = true"> **bold** ${window.broken = true} is there a circle?"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def address(converted):
+    demo = build_demo(converted, example_inputs(EMBEDDED), "CPU")
+    yield launch_demo(demo, prevent_thread_lock=True, inline=False)
+    demo.close()
+
+
+@pytest.fixture(params=[1280])
+def page(browser, address, request):
+    """The page in a window of its own, which fails the test when a script of it does or it asks another machine."""
+    page = browser.new_context(viewport={"width": request.param, "height": 900}).new_page()
+    strays, script_errors, own = [], [], (address, "blob:", "data:")
+    page.on("request", lambda request: request.url.startswith(own) or strays.append(request.url))
+    page.on("pageerror", lambda error: script_errors.append(str(error)))
+    page.goto(address)
+    expect(page.get_by_role("button", name="Ask")).to_be_visible(timeout=30_000)
+    yield page
+    assert (strays, script_errors) == ([], [])
+    page.context.close()
+
+
+def upload(page: Page, path) -> None:
+    if page.get_by_label("Remove Image").count():
+        page.get_by_label("Remove Image").click()
+    page.locator("input[type=file]").first.set_input_files(path)
+    expect(page.get_by_label("Remove Image")).to_be_visible()
+
+
+def box(page: Page, name: str):
+    return page.get_by_role("textbox", name=name)
+
+
+def ask(page: Page, question: str) -> None:
+    box(page, "Question").fill(question)
+    page.get_by_role("button", name="Ask").click()
+
+
+def expect_history(page: Page, *turns: tuple[str, str]) -> None:
+    expect(page.get_by_role("gridcell")).to_have_text([text for turn in turns for text in turn])
+
+
+def test_upload_ask_caption_and_another_image(page):
+    (path, caption), (other, other_caption) = CAPTIONS[:2]
+    colour, question = caption.split()[1], "what color is the shape?"
+    upload(page, path)
+    ask(page, question)
+    expect(box(page, "Answer")).to_have_value(colour)
+    expect(box(page, "Time")).to_have_value(re.compile("^CPU FP16: preprocess .* ms · vision .* ms · answer .* ms$"))
+    ask(page, "")
+    expect(box(page, "Answer")).to_have_value(caption)
+    expect(box(page, "Time")).to_have_value(re.compile("image reused · answer"))
+    expect_history(page, ("(a caption)", caption), (question, colour))
+    upload(page, other)
+    expect_history(page)
+    expect(box(page, "Answer")).to_have_value("")
+    ask(page, "")
+    expect_history(page, ("(a caption)", other_caption))
+
+
+def test_changing_the_device_keeps_image_question_and_history(page):
+    path, caption = CAPTIONS[2]
+    colour, question = caption.split()[1], "what color is the shape?"
+    upload(page, path)
+    ask(page, question)
+    expect_history(page, (question, colour))
+    page.get_by_role("combobox", name="Device").click()
+    page.get_by_role("option", name="AUTO").click()
+    page.get_by_role("button", name="Ask").click()
+    expect(box(page, "Time")).to_have_value(re.compile("^AUTO FP16: "))
+    expect_history(page, (question, colour), (question, colour))
+
+
+def test_errors_are_text_and_history_stays(page, tmp_path):
+    path, caption = CAPTIONS[3]
+    ask(page, "is there a circle?")
+    expect(box(page, "Answer")).to_have_value("⚠ There is no image: upload one or click an example.")
+    bad = tmp_path / "<b>text.png"
+    bad.write_text("this is no picture")
+    upload(page, bad)
+    ask(page, "")
+    expect(box(page, "Answer")).to_have_value(re.compile("⚠ .* is not an image"))
+    upload(page, path)
+    ask(page, "")
+    expect_history(page, ("(a caption)", caption))
+    ask(page, "is there a circle? " * 200)
+    expect(box(page, "Answer")).to_have_value(re.compile("⚠ .* tokens long"))
+    expect_history(page, ("(a caption)", caption))
+
+
+@pytest.mark.parametrize("page", [1280, 390], indirect=True)
+def test_markup_in_a_question_stays_text_and_the_page_fits_its_window(page):
+    upload(page, CAPTIONS[0][0])
+    ask(page, MARKUP)
+    expect(page.get_by_role("gridcell").first).to_have_text(MARKUP)
+    assert page.evaluate("window.broken") is None
+    ask(page, "x" * 300)
+    expect(page.get_by_role("gridcell")).to_have_count(4)
+    assert page.evaluate("document.documentElement.scrollWidth") == page.viewport_size["width"]
+
+
+def test_image_can_be_dropped_pasted_or_photographed(page):
+    data = page.evaluate_handle(
+        """(bytes) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"}));
+            return data;
+        }""",
+        list(Path(CAPTIONS[0][0]).read_bytes()),
+    )
+    page.get_by_label("Drop an image file here to upload").dispatch_event("drop", {"dataTransfer": data})
+    expect(page.get_by_label("Remove Image")).to_be_visible()
+    ask(page, "")
+    expect(box(page, "Answer")).to_have_value(CAPTIONS[0][1])
+    for source in ("Upload file", "Capture from camera", "Paste from clipboard"):
+        expect(page.get_by_label(source)).to_be_visible()
+
+
+def test_everything_works_from_the_keyboard(page):
+    def tab_to(element) -> None:
+        for _ in range(30):
+            page.keyboard.press("Tab")
+            if element.evaluate("one => one === document.activeElement"):
+                return
+        expect(element).to_be_focused()
+
+    tab_to(page.get_by_role("button", name="is there a circle?"))
+    page.keyboard.press("Enter")
+    expect(box(page, "Question")).to_have_value("is there a circle?")
+    tab_to(box(page, "Question"))
+    page.keyboard.press("Enter")
+    expect(box(page, "Answer")).to_have_value("yes")
+    tab_to(page.get_by_role("button", name="Ask"))
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("gridcell")).to_have_count(4)
+
+
+def test_answer_grows_and_closing_the_page_ends_the_generation(page, monkeypatch):
+    def generate(self, images, *, streamer, **kwargs):
+        for _ in range(1000):
+            streamer.put(np.array([5]))  # a question mark
+            time.sleep(0.05)
+
+    monkeypatch.setattr(OVBlipModel, "generate_caption", generate)
+    upload(page, CAPTIONS[0][0])
+    ask(page, "")
+    expect(box(page, "Answer")).to_have_value(re.compile(r"^\?{3}"))
+    page.get_by_role("button", name="Generation options").click()
+    for name in ("Max new tokens", "Beams", "Temperature", "Top-p"):
+        expect(page.get_by_role("slider", name=name)).to_be_visible()
+    page.close()
+    for thread in [each for each in threading.enumerate() if each.name.startswith("blip-generate")]:
+        thread.join(20)
+        assert not thread.is_alive()
