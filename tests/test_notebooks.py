@@ -13,6 +13,7 @@ import pytest
 from conftest import EMBEDDED, ROOT
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
+from run_notebooks import results, run_notebook
 
 from benchmarks.checkpoint import blip_base, blip_processor
 from blip_model import OVBlipModel
@@ -21,7 +22,6 @@ from blip_openvino.evaluate.accuracy import answer_questions, caption_images, sc
 from blip_openvino.ir.convert import default_folder
 from blip_openvino.ir.easy_vqa import load_captions, load_questions
 from blip_openvino.ir.files import weight_sizes
-from run_notebooks import results, run_notebook
 
 CONVERT = "233-blip-convert.ipynb"
 OPTIMIZE = "233-blip-optimize.ipynb"
