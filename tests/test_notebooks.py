@@ -182,7 +182,7 @@ def test_convert_notebook_runs_the_hub_model_unchanged(hub_cache, tmp_path):
     Image.effect_noise((1024, 768), 80).convert("RGB").save(tmp_path / "build" / "demo.jpg")
     environment = {name: value for name, value in os.environ.items() if name != "BLIP_MODEL"}
     environment |= {"HF_HOME": str(hub_cache), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "run_notebooks.py", CONVERT]
+    command = [sys.executable, str(ROOT / "tests" / "run_notebooks.py"), CONVERT]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     notebook = nbformat.read(tmp_path / "build" / CONVERT, as_version=4)

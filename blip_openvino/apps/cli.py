@@ -64,11 +64,8 @@ model_option = click.option(
     "once into the user's cache directory.",
 )
 device_option = click.option("--device", default="AUTO", show_default=True, help="As OpenVINO names it: CPU, GPU, ...")
-precision_option = click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS, case_sensitive=False),
-    help="INT8 where it is there, else FP16.",
-)
+precision_type = click.Choice(PRECISIONS, case_sensitive=False)
+precision_option = click.option("--precision", type=precision_type, help="INT8 where it is there, else FP16.")
 
 
 def image_options(command: Callable) -> Callable:
@@ -164,13 +161,7 @@ def report_check(folder: Path, device: str, precision: str | None) -> None:
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @device_option
-@click.option(
-    "--precision",
-    "precisions",
-    type=click.Choice(PRECISIONS, case_sensitive=False),
-    multiple=True,
-    help="Several compare with the first.  [default: INT8 where it is there, else FP16]",
-)
+@click.option("--precision", "precisions", type=precision_type, multiple=True, help="Several compare with the first.")
 def evaluate(folder: Path, device: str, precisions: tuple[str, ...]) -> None:
     """Measure a converted folder's accuracy on data that suits it: VQA v2, or easy-VQA for the embedded model.
 
@@ -183,8 +174,7 @@ def evaluate(folder: Path, device: str, precisions: tuple[str, ...]) -> None:
 
         from blip_openvino.evaluate.accuracy import accuracy_table, measure_accuracy
     models = {each or "default": load(folder, device, each).model for each in precisions or (None,)}
-    measures = measure_accuracy(models, BlipProcessor.from_pretrained(folder), folder)
-    click.echo(accuracy_table(measures))
+    click.echo(accuracy_table(measure_accuracy(models, BlipProcessor.from_pretrained(folder), folder)))
 
 
 @main.command()
@@ -255,23 +245,19 @@ def print_rows(paths: Sequence[str], rows: Callable[[object], Rows], as_json: bo
     failed = False
     for path in with_progress(paths):
         try:
-            image = load_image(click.get_binary_stream("stdin").read() if path == "-" else path)
+            image = load_image(sys.stdin.buffer.read() if path == "-" else path)
         except (ValueError, OSError) as error:
-            failed = True
-            message = one_line(error)
-            if as_json:
-                click.echo(json.dumps({"path": path, "error": message}, ensure_ascii=False))
-            else:
-                click.echo(f"{path}: {message}", err=True)
-            continue
-        with extra("convert"):  # beams and sampling are done with PyTorch and transformers
-            found = rows(image)
+            failed, found = True, [{"error": one_line(error)}]
+        else:
+            with extra("convert"):  # beams and sampling are done with PyTorch and transformers
+                found = rows(image)
         for row in found:
             if as_json:
                 click.echo(json.dumps({"path": path, **row}, ensure_ascii=False))
             else:
                 *said, result = row.values()
-                click.echo(": ".join([path] * (len(paths) > 1) + said * (len(found) > 1) + [str(result)]))
+                before = [path] * (len(paths) > 1 or "error" in row) + said * (len(found) > 1)
+                click.echo(": ".join([*before, str(result)]), err="error" in row)
     if failed:
         raise click.exceptions.Exit(1)
 

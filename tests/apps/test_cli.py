@@ -181,8 +181,10 @@ def test_convert_ends_with_the_check(tmp_path, monkeypatch):
     assert (tmp_path / "build" / "blip-easy-vqa" / "blip_vision_model.xml").exists()
 
 
-def test_a_check_that_does_not_pass_ends_commands_with_1(failing_check, own_folder, tmp_path):
-    for arguments in (("check", own_folder), ("convert", EMBEDDED, "--output", tmp_path / "new")):
+def test_a_check_that_does_not_pass_ends_commands_with_1(failing_check, monkeypatch):
+    monkeypatch.setattr(cli, "convert_checkpoint", lambda model, folder: folder)
+    monkeypatch.setattr(cli, "quantize_folder", lambda folder, *arguments: folder)
+    for arguments in (("check", "folder"), ("convert", EMBEDDED), ("optimize", "folder")):
         result = run(*arguments)
         assert result.exit_code == 1
         assert result.stdout.endswith("the table\n")
