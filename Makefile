@@ -4,37 +4,35 @@ BIN := $(VENV)/bin
 
 run demo: export BLIP_MODEL ?= models/blip-easy-vqa
 
-.PHONY: run test demo notebook lint bench
+.PHONY: run test check lint demo notebook bench
 
 run: $(VENV)/installed
-	$(BIN)/python run_notebooks.py
+	$(BIN)/python tests/run_notebooks.py
 
-test: $(VENV)/installed-test lint
+test: $(VENV)/installed-dev lint
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/installed-test
+check: $(VENV)/installed-dev lint
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 demo: $(VENV)/installed
-	$(BIN)/python blip_convert.py $(BLIP_MODEL:%/=%)
-	$(BIN)/python blip_demo.py build/$(notdir $(BLIP_MODEL:%/=%))
+	$(BIN)/blip-ov demo
 
-bench: $(VENV)/installed-bench
+bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 notebook: $(VENV)/installed
 	$(BIN)/jupyter lab 233-blip-convert.ipynb
 
-$(VENV)/installed: requirements.txt
+$(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -r requirements.txt
+	$(BIN)/python -m pip install --editable ".[convert,demo,notebook]"
 	touch $@
 
-$(VENV)/installed-bench: $(VENV)/installed requirements-bench.txt
-	$(BIN)/python -m pip install -r requirements-bench.txt
-	touch $@
-
-$(VENV)/installed-test: $(VENV)/installed-bench requirements-test.txt
-	$(BIN)/python -m pip install -r requirements-test.txt
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --editable ".[dev]"
 	touch $@

@@ -9,7 +9,13 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BlipConfig, BlipForQuestionAnswering, BlipProcessor, PreTrainedModel
+from transformers import (
+    BlipConfig,
+    BlipForImageTextRetrieval,
+    BlipForQuestionAnswering,
+    BlipProcessor,
+    PreTrainedModel,
+)
 
 from benchmarks.checkpoint import draw_vectors
 from blip_model import OVBlipModel
@@ -158,3 +164,15 @@ def torch_greedy(easy_vqa, checkpoint, all_questions):
 @pytest.fixture(scope="session")
 def torch_captions(easy_vqa, checkpoint):
     return padded(list(generate_caption(checkpoint, easy_vqa.pixel_values)))
+
+
+@pytest.fixture(scope="session")
+def retrieval_checkpoint(checkpoint) -> BlipForImageTextRetrieval:
+    """A checkpoint that matches texts, with random weights and the embedded one's sizes."""
+    torch.manual_seed(0)
+    return draw_vectors(BlipForImageTextRetrieval(checkpoint.config).eval())
+
+
+@pytest.fixture(scope="session")
+def retrieval_folder(retrieval_checkpoint, processor, tmp_path_factory) -> Path:
+    return convert(retrieval_checkpoint, processor, tmp_path_factory.mktemp("converted") / "blip-itm")

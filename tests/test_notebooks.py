@@ -13,6 +13,7 @@ import pytest
 from conftest import EMBEDDED, ROOT
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
+from run_notebooks import results, run_notebook
 
 from benchmarks.checkpoint import blip_base, blip_processor
 from blip_model import OVBlipModel
@@ -182,7 +183,7 @@ def test_convert_notebook_runs_the_hub_model_unchanged(hub_cache, tmp_path):
     Image.effect_noise((1024, 768), 80).convert("RGB").save(tmp_path / "build" / "demo.jpg")
     environment = {name: value for name, value in os.environ.items() if name != "BLIP_MODEL"}
     environment |= {"HF_HOME": str(hub_cache), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "run_notebooks.py", CONVERT]
+    command = [sys.executable, str(ROOT / "tests" / "run_notebooks.py"), CONVERT]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     notebook = nbformat.read(tmp_path / "build" / CONVERT, as_version=4)

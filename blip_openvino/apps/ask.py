@@ -20,7 +20,7 @@ import numpy as np
 
 from blip_model import OVBlipModel
 from blip_openvino.evaluate.check import check_folder
-from blip_openvino.ir.files import PARTS_OF_ARCHITECTURE, load_config, part_files
+from blip_openvino.ir.files import PRECISIONS, architecture, load_config
 from blip_openvino.runtime.processor import OVBlipProcessor
 
 MODELS_KEPT = 2
@@ -40,10 +40,10 @@ class ModelFolder:
 
     def precisions(self) -> list[str]:
         """Those of which all files are there; without a decoder INT4 is INT8, and left out."""
-        found = {}
-        for precision in ("FP16", "INT8", "INT4"):
-            files = part_files(self.folder, PARTS_OF_ARCHITECTURE[self.architecture], precision)
-            if all((self.folder / file).exists() for file in files.values()) and files not in found.values():
+        parts, found = architecture(self.config).parts, {}
+        for precision in PRECISIONS:
+            files = [self.folder / part.file(precision) for part in parts]
+            if all(file.exists() for file in files) and files not in found.values():
                 found[precision] = files
         return list(found)
 
@@ -58,11 +58,7 @@ class ModelFolder:
             with timed(milliseconds, "load model"):
                 return OVBlipModel.from_pretrained(self.folder, device, precision), Recent(IMAGES_KEPT)
 
-        try:
-            return self._models.get((device, precision), make)
-        except RuntimeError as error:  # OpenVINO's, in which the reason comes after a stack of source files
-            reason = str(error).strip().split("\n")[-1]
-            raise ValueError(f"{device} cannot run this model in {precision}, choose another one: {reason}") from error
+        return self._models.get((device, precision), make)
 
     def ask(
         self, image: str | Path, text: str, device: str, precision: str, **generate_kwargs

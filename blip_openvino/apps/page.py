@@ -82,7 +82,7 @@ def build_demo(
             yield f"⚠ {error.message}", "", history
 
     with gr.Blocks(title="BLIP with OpenVINO", analytics_enabled=False, delete_cache=(DAY, DAY)) as demo:
-        gr.Markdown(f"# BLIP with OpenVINO\n\n{LIMITS.get(getattr(models.config, 'openvino_data', None), '')}")
+        gr.Markdown(f"# BLIP with OpenVINO\n\n{LIMITS.get(getattr(models.config, 'trained_on', None), '')}")
         with gr.Row():
             name = f"{models.folder.name}, {models.architecture}"
             gr.Textbox(name, label="Model", interactive=False, scale=2, min_width=320)

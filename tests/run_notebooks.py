@@ -1,4 +1,4 @@
-"""Run the notebooks headless and show what they found: `python run_notebooks.py [NOTEBOOK ...]`, or `make run`.
+"""Run the notebooks headless and show what they found: `make run`, or `python tests/run_notebooks.py [NOTEBOOK ...]`.
 
 The executed copies go to `build/`. A cell tagged `result` prints what a reader came for; that is shown again here.
 """
