@@ -239,7 +239,7 @@ def example_inputs(model_id: str | Path, directory: str | Path = "build") -> lis
     """
     config_file = Path(model_id) / "config.json"
     config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
-    if "easy-vqa" in (config.get("openvino_data"), config.get("trained_on")):
+    if config.get("trained_on") == "easy-vqa":
         paths = {question.image_id: question.image_path for question in load_questions("test")}
         asked = {0: "what color is the shape?", 6: "is there a circle?", 11: "what shape is in the image?"}
         return [(paths[image_id], question) for image_id, question in asked.items()]

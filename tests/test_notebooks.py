@@ -22,7 +22,6 @@ from blip_openvino.ir.convert import default_folder
 from blip_openvino.ir.easy_vqa import load_captions, load_questions
 from blip_openvino.ir.files import weight_sizes
 from notebook_utils import example_inputs
-from run_notebooks import results, run_notebook
 
 CONVERT = "233-blip-convert.ipynb"
 OPTIMIZE = "233-blip-optimize.ipynb"

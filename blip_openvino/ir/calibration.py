@@ -1,5 +1,69 @@
-"""PLACEHOLDER, to be replaced: the calibration data that suits a model."""
+"""Calibration data that suits a converted model, by what its folder says it is."""
 
-from blip_openvino.ir.optimize import calibration_dataset
+from itertools import islice
+from pathlib import Path
 
-__all__ = ["calibration_dataset"]
+import datasets
+import numpy as np
+from tqdm.auto import tqdm
+
+from blip_openvino.ir.easy_vqa import load_captions, load_questions
+from blip_openvino.ir.files import architecture, load_config
+from blip_openvino.ir.vqa_v2 import CALIBRATION, vqa_v2_samples
+
+SAMPLES = 300
+SEED = 42
+
+
+def calibration_dataset(folder: str | Path, samples: int = SAMPLES) -> datasets.Dataset:
+    """Images and texts of the kind that the model in a converted folder reads: `image`, `image_id` and `text`.
+
+    Models that say they were trained on easy-VQA get pictures of its training split; all others photographs from the
+    Hub: with questions (VQA v2) where the checkpoint answers them, else with captions (COCO).
+
+    Raises:
+        FileNotFoundError, ValueError: the folder is not a converted model.
+        OSError: the Hub cannot be reached.
+    """
+    config = load_config(Path(folder))
+    asks = architecture(config).answers
+    if getattr(config, "trained_on", None) == "easy-vqa":
+        return easy_vqa_questions(samples) if asks else easy_vqa_captions(samples)
+    if asks:
+        return vqa_v2_samples(samples, SEED, CALIBRATION).rename_column("question", "text")
+    return coco_captions(samples)
+
+
+def easy_vqa_questions(samples: int = SAMPLES, seed: int = SEED) -> datasets.Dataset:
+    """Image-question pairs of easy-VQA's training split, drawn with `seed`."""
+    questions = load_questions("train")
+    chosen = [questions[index] for index in np.random.default_rng(seed).permutation(len(questions))[:samples]]
+    return _pairs([(question.image_path, question.question) for question in chosen])
+
+
+def easy_vqa_captions(samples: int = SAMPLES, seed: int = SEED) -> datasets.Dataset:
+    """Images of easy-VQA's training split with their captions, drawn with `seed`."""
+    captions = list(load_captions("train").items())
+    return _pairs([captions[index] for index in np.random.default_rng(seed).permutation(len(captions))[:samples]])
+
+
+def _pairs(pairs: list[tuple[str, str]]) -> datasets.Dataset:
+    ids = {path: index for index, path in enumerate(dict(pairs))}
+    columns = {
+        "image": [path for path, _ in pairs],
+        "image_id": [ids[path] for path, _ in pairs],
+        "text": [text for _, text in pairs],
+    }
+    return datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+
+
+def coco_captions(samples: int = SAMPLES, seed: int = SEED) -> datasets.Dataset:
+    """Photographs of COCO's validation split, each with its first caption, streamed from the Hub.
+
+    `lmms-lab/COCO-Caption2017` holds it as Parquet (CC BY 4.0, cocodataset.org); only what is read is downloaded.
+    """
+    stream = datasets.load_dataset("lmms-lab/COCO-Caption2017", split="val", streaming=True)
+    stream = stream.shuffle(seed=seed, buffer_size=1000)
+    records = tqdm(islice(stream, samples), total=samples, desc="downloading samples", unit="sample")
+    rows = [{"image": row["image"], "image_id": index, "text": row["answer"][0]} for index, row in enumerate(records)]
+    return datasets.Dataset.from_list(rows)

@@ -306,7 +306,7 @@ def test_retrieval_checkpoint_says_how_well_a_text_fits(other):
 @pytest.mark.parametrize(("data", "is_limited"), [("easy-vqa", True), (None, False)])
 def test_limits_are_said_where_the_folder_says_what_the_model_was_trained_on(converted, monkeypatch, data, is_limited):
     config = ask_module.load_config(converted)
-    config.openvino_data = data
+    config.trained_on = data
     monkeypatch.setattr(ask_module, "load_config", lambda folder: config)
     notes = components(build_demo(converted, device="CPU"), gr.Markdown).values()
     assert any("13 answers" in note.value for note in notes) is is_limited
