@@ -39,7 +39,7 @@ def download_file(
     with an error, falls silent or sends less than it announced.
     """
     name = filename or unquote(urlsplit(url).path.rpartition("/")[2])
-    if not name or Path(name).name != name:
+    if name in ("", "..") or Path(name).name != name:
         raise ValueError(f"filename {name!r} is not a plain file name; give one without a path, like 'image.jpg'")
     target = Path(directory or ".") / name
     if target.exists():
