@@ -1,3 +1,5 @@
+"""Figures and tables of the notebooks."""
+
 import io
 import json
 import subprocess
@@ -7,7 +9,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from conftest import ROOT
+from matplotlib.figure import Figure
+from PIL import Image
 
 import utils
 
@@ -19,166 +23,62 @@ SIZES = {
     "vision_model": {"FP16": 172_000_000, "INT8": 86_000_000},
     "text_decoder": {"FP16": 28_000_000, "INT8": 7_000_000},
 }
-PIL_MODES = ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "LA", "PA", "RGBX", "I;16"]
-ROOT = Path(utils.__file__).parent
+TEAL = Image.new("RGB", (64, 64), "teal")
 
 
-@pytest.fixture
-def circle() -> Image.Image:
-    image = Image.new("RGB", (64, 64), "white")
-    ImageDraw.Draw(image).ellipse((10, 10, 50, 50), fill=(0, 128, 128))
-    return image
+def texts_of(figure: Figure) -> list[str]:
+    """What is written in each column, from top to bottom."""
+    return ["\n".join(t for t in (a.get_title("left"), *(x.get_text() for x in a.texts)) if t) for a in figure.axes]
 
 
-def text_of(figure) -> str:
-    return "\n".join(text.get_text() for text in figure.texts)
+def drawn(figure: Figure) -> Image.Image:
+    return Image.open(io.BytesIO(figure._repr_png_()))
 
 
-def drawn(figure) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(figure._repr_png_())).convert("RGB"))
-
-
-def shown_image(figure) -> np.ndarray:
-    return np.asarray(figure.axes[0].images[0].get_array())
-
-
-def assert_inside(figure, texts) -> None:
-    for text in texts:
-        x0, y0, x1, y1 = text.get_window_extent().extents
-        assert 0 <= x0 <= x1 <= figure.bbox.x1, f"{text.get_text()!r} leaves the figure sideways"
-        assert 0 <= y0 <= y1 <= figure.bbox.y1, f"{text.get_text()!r} leaves the figure above or below"
-
-
-def assert_text_fits(figure) -> None:
-    """Every text lies inside the figure, apart from the images and from every other text."""
-    figure.canvas.draw()
-    assert_inside(figure, figure.texts)
+def assert_nothing_overlaps(figure: Figure) -> None:
+    """No text lies over another one, over an image or outside what is drawn."""
+    figure.draw_without_rendering()
     images = [axes.get_window_extent() for axes in figure.axes]
-    boxes = [text.get_window_extent() for text in figure.texts]
-    for i, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in images + boxes[i + 1 :])
+    texts = [text.get_window_extent() for axes in figure.axes for text in (axes._left_title, *axes.texts)]
+    boxes = images + [box for box in texts if box.width]
+    assert not any(box.overlaps(other) for i, box in enumerate(boxes) for other in boxes[i + 1 :])
+    assert drawn(figure).height >= max(box.y1 for box in boxes) - min(box.y0 for box in boxes)
 
 
-def test_result_shows_question_and_answer(circle):
-    assert text_of(utils.visualize_results(circle, "teal", "what color is it?")).splitlines() == [
-        "question: what color is it?",
-        "answer: teal",
-    ]
-
-
-def test_result_without_question_is_a_caption(circle):
-    assert text_of(utils.visualize_results(circle, "a teal circle")) == "caption: a teal circle"
-
-
-def test_image_has_no_ticks_and_is_not_changed(circle):
-    before = circle.tobytes()
-    figure = utils.visualize_results(circle, "teal")
+def test_result_shows_question_and_answer_or_a_caption_and_the_image():
+    figure = utils.visualize_results(TEAL, "teal", "what color is it?")
+    assert texts_of(figure) == ["question: what color is it?\nanswer: teal"]
+    assert np.array_equal(figure.axes[0].images[0].get_array(), np.asarray(TEAL))
     assert [*figure.axes[0].get_xticks(), *figure.axes[0].get_yticks()] == []
-    assert np.array_equal(shown_image(figure), np.asarray(circle))
-    assert circle.tobytes() == before
+    assert texts_of(utils.visualize_results(np.asarray(TEAL), "a teal square")) == ["caption: a teal square"]
+
+
+def test_comparison_has_one_labelled_column_per_model():
+    answers = {"FP16": "teal", "INT8": "blue"}
+    asked = [f"{name}\nquestion: what color?\nanswer: {answer}" for name, answer in answers.items()]
+    assert texts_of(utils.visualize_comparison(TEAL, answers, "what color?")) == asked
+    assert texts_of(utils.visualize_comparison(TEAL, answers)) == ["FP16\ncaption: teal", "INT8\ncaption: blue"]
+    with pytest.raises(ValueError, match="columns"):
+        utils.visualize_comparison(TEAL, {})
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "W" * 300,
-        "what is " * 40,
-        "a " + "pneumonoultramicroscopicsilicovolcanoconiosis" * 2 + " b",
-        "",
-        "gjpqy\n\tgjpqy",
-    ],
+    "text", ["what is in the picture " * 12, "pneumonoultramicroscopicsilico" * 4, "", "$5 or $6_{"]
 )
 @pytest.mark.parametrize("size", [(64, 64), (1000, 10), (10, 1000)])
-def test_text_of_any_length_fits_and_loses_nothing(text, size):
-    image = Image.new("RGB", size)
-    for figure in (
-        utils.visualize_results(image, text),
-        utils.visualize_results(image, text, text),
-        utils.visualize_comparison(image, {"FP16": "teal", text or "INT8": text}, text),
-    ):
-        assert_text_fits(figure)
-        assert "".join(text.split()) in "".join(text_of(figure).split())
+def test_text_of_any_length_fits_its_column_and_loses_nothing(text, size):
+    figure = utils.visualize_comparison(Image.new("RGB", size), {"FP16": "teal", text or "INT8": text}, text)
+    assert_nothing_overlaps(figure)
+    assert "".join(texts_of(figure)[1].split()).count("".join(text.split())) >= 3
+    assert max(figure.get_size_inches()) < 8
 
 
-def test_tall_image_does_not_make_a_tall_figure():
-    width, height = utils.visualize_results(Image.new("RGB", (10, 1000)), "teal").get_size_inches()
-    assert width < 4
-    assert height < 5
-
-
-def test_long_text_breaks_between_words(circle):
-    words = ["surfboard"] * 30
-    lines = text_of(utils.visualize_results(circle, " ".join(words))).splitlines()
-    assert len(lines) > 3
-    assert all(set(line.split()) <= {"caption:", "surfboard"} for line in lines)
-
-
-@pytest.mark.parametrize("text", ["$5 or $6", r"$\frac{1}{2}$", "$", r"\$ {", "$unclosed_{"])
-def test_user_text_is_never_a_formula(circle, text):
-    figure = utils.visualize_comparison(circle, {text: text}, text)
-    assert not any(item.get_parse_math() for item in figure.texts)
-    assert drawn(figure).any()
-    bars = utils.plot_latencies({text: {text: [1.0]}})
-    assert drawn(bars).any()
-    names = [*bars.legends[0].get_texts(), *bars.axes[0].get_yticklabels()]
-    assert [name.get_text() for name in names] == [text, text]
-    assert not any(name.get_parse_math() for name in names)
-
-
-def test_comparison_has_one_labelled_column_per_model(circle):
-    figure = utils.visualize_comparison(circle, {"FP16": "teal", "INT8": "blue"}, "what color?")
-    assert len(figure.axes) == 2
-    assert text_of(figure).splitlines() == [
-        *("FP16", "question: what color?", "answer: teal"),
-        *("INT8", "question: what color?", "answer: blue"),
-    ]
-    captions = utils.visualize_comparison(circle, {"FP16": "teal", "INT8": "blue"})
-    assert text_of(captions).splitlines() == ["FP16", "caption: teal", "INT8", "caption: blue"]
-
-
-def test_comparison_of_nothing_is_refused(circle):
-    with pytest.raises(ValueError, match="answers is empty"):
-        utils.visualize_comparison(circle, {})
-
-
-@pytest.mark.parametrize("mode", PIL_MODES)
-def test_pil_images_of_every_mode_are_drawn(mode):
-    assert shown_image(utils.visualize_results(Image.new(mode, (6, 4)), "x")).shape == (4, 6, 3)
-
-
-@pytest.mark.parametrize(
-    "pixels",
-    [
-        np.full((4, 6), 128, np.uint8),
-        np.full((4, 6, 1), 128, np.int64),
-        np.full((4, 6, 3), 128 / 255, np.float32),
-        np.full((4, 6), 128 * 257, np.uint16),
-        np.dstack([np.full((4, 6, 3), 128, np.uint8), np.full((4, 6, 1), 255, np.uint8)]),
-        Image.fromarray(np.full((4, 6), 128 * 257, np.uint16)),
-        Image.new("LA", (6, 4), (128, 255)),
-    ],
-    ids=["grey", "one channel int64", "float", "uint16", "opaque RGBA", "PIL 16 bit", "PIL LA"],
-)
-def test_the_same_grey_looks_the_same_in_every_representation(pixels):
-    assert np.array_equal(shown_image(utils.visualize_results(pixels, "x")), np.full((4, 6, 3), 128))
-
-
-@pytest.mark.parametrize("as_array", [False, True])
-def test_transparency_is_laid_over_white(as_array):
-    image = Image.new("RGBA", (6, 4), (0, 0, 0, 0))
-    assert (shown_image(utils.visualize_results(np.asarray(image) if as_array else image, "x")) == 255).all()
-
-
-@pytest.mark.parametrize("shape", [(3, 64, 64), (4,), (2, 2, 2), (1, 3, 8, 8), (0, 4, 3)])
-def test_an_array_that_is_no_image_is_refused(shape):
-    with pytest.raises(ValueError, match="shape"):
-        utils.visualize_results(np.zeros(shape, np.uint8), "x")
-
-
-@pytest.mark.parametrize("value", [-1.5, 2.0, np.nan])
-def test_normalized_pixels_are_refused_instead_of_drawn_wrong(value):
-    with pytest.raises(ValueError, match=r"expected 0\.\.1"):
-        utils.visualize_results(np.full((4, 4, 3), value, np.float32), "x")
+def test_dollar_signs_are_never_a_formula():
+    for text in (r"$\frac{1}{2}$", "$unclosed_{"):
+        figure = utils.visualize_comparison(TEAL, {text: text}, text)
+        texts = [figure.axes[0]._left_title, *figure.axes[0].texts]
+        assert [each.get_parse_math() for each in texts] == [False] * 3
+        assert drawn(utils.plot_latencies({text: {"PyTorch": [1.0]}})).width > 400
 
 
 def test_latency_table_gives_medians_spread_and_speed_up():
@@ -194,7 +94,7 @@ def test_latency_table_gives_medians_spread_and_speed_up():
     ]
 
 
-def test_size_table_gives_compression_and_adds_up():
+def test_size_table_gives_compression_and_adds_up_several_parts():
     assert utils.size_table(SIZES).splitlines() == [
         "| part | FP16, MB | INT8, MB | FP16 / INT8 |",
         "| --- | --- | --- | --- |",
@@ -202,15 +102,19 @@ def test_size_table_gives_compression_and_adds_up():
         "| text_decoder | 28.0 | 7.0 | 4.00x |",
         "| total | 200 | 93.0 | 2.15x |",
     ]
+    assert utils.size_table({"a|b": {"FP16": 10**6}}).splitlines()[2:] == [r"| a\|b | 1.0 |"]
 
 
-def test_a_single_part_needs_no_total():
-    assert "total" not in utils.size_table({"vision_model": SIZES["vision_model"]})
-
-
-def test_a_pipe_in_a_name_does_not_break_the_table():
-    rows = utils.size_table({"a|b": {"FP16": 10**6}}).splitlines()
-    assert rows[-1] == r"| a\|b | 1.0 |"
+def test_accuracy_table_has_a_row_for_each_measure_and_summary_table_for_each_precision():
+    accuracy = {"answers": {"FP16": "99 %", "INT8": "98 %"}, "captions": {"FP16": "97 %", "INT8": "96 %"}}
+    assert utils.accuracy_table(accuracy).splitlines() == [
+        "| accuracy | FP16 | INT8 |",
+        "| --- | --- | --- |",
+        "| answers | 99 % | 98 % |",
+        "| captions | 97 % | 96 % |",
+    ]
+    table = utils.summary_table("model", accuracy["answers"], SIZES, {"FP16": [0.4], "INT8": [0.1, 0.3]})
+    assert table.splitlines()[2:] == ["| model | FP16 | 99 % | 200 | 400 |", "| model | INT8 | 98 % | 93.0 | 200 |"]
 
 
 @pytest.mark.parametrize(
@@ -221,65 +125,39 @@ def test_a_pipe_in_a_name_does_not_break_the_table():
     ],
     ids=["latencies", "sizes"],
 )
-def test_bars_carry_values_ratios_and_fit_a_small_picture(figure, labels):
+def test_bars_carry_values_and_ratios_inside_the_picture(figure, labels):
     assert labels <= {text.get_text() for text in figure.axes[0].texts}
-    figure.canvas.draw()
-    assert_inside(figure, [*figure.axes[0].texts, *figure.legends[0].get_texts(), *figure.axes[0].get_yticklabels()])
-    assert len(figure._repr_png_()) < 100_000
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in (*figure.axes[0].texts, *figure.legends[0].get_texts())]
+    assert all(figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1) for box in boxes)
+    assert all(figure.bbox.containsy(box.y0) and figure.bbox.containsy(box.y1) for box in boxes)
+    legend = [handle.get_facecolor() for handle in figure.legends[0].legend_handles]
+    assert len(set(legend)) == len(legend)
 
 
-def test_bars_of_different_models_have_different_colors():
-    colors = {patch.get_facecolor() for patch in utils.plot_latencies(LATENCIES).axes[0].patches}
-    assert len(colors) == 3
+@pytest.mark.parametrize("groups", [{}, {"a": {}}, {"a": {"FP16": 0}}, {"a": {"FP16": 1}, "b": {"INT8": 1}}], ids=str)
+def test_what_cannot_be_compared_is_refused(groups):
+    latencies = {task: {side: [value] * value for side, value in sides.items()} for task, sides in groups.items()}
+    for function, values in ((utils.size_table, groups), (utils.plot_latencies, latencies)):
+        with pytest.raises(ValueError, match="every group needs the same entries"):
+            function(values)
 
 
-@pytest.mark.parametrize("function", [utils.latency_table, utils.plot_latencies])
-@pytest.mark.parametrize(
-    "latencies",
-    [
-        {},
-        {"answer": {}},
-        {"answer": {"PyTorch": []}},
-        {"answer": {"PyTorch": [0.1, 0.0]}},
-        {"answer": {"PyTorch": [float("nan")]}},
-        {"answer": {"PyTorch": [0.1]}, "caption": {"FP16": [0.1]}},
-    ],
-)
-def test_latencies_that_cannot_be_compared_are_refused(function, latencies):
-    with pytest.raises(ValueError, match=r"above zero|same entries"):
-        function(latencies)
-
-
-@pytest.mark.parametrize("function", [utils.size_table, utils.plot_sizes])
-@pytest.mark.parametrize("sizes", [{}, {"a": {}}, {"a": {"FP16": 0}}, {"a": {"FP16": 1}, "b": {"INT8": 1}}])
-def test_sizes_that_cannot_be_compared_are_refused(function, sizes):
-    with pytest.raises(ValueError, match=r"above zero|same entries"):
-        function(sizes)
-
-
-def test_no_figure_is_registered_with_pyplot(circle):
-    utils.visualize_results(circle, "teal")
-    utils.visualize_comparison(circle, {"FP16": "teal"})
-    utils.plot_latencies(LATENCIES)
-    utils.plot_sizes(SIZES)
-    assert plt.get_fignums() == []
-
-
-def test_utils_needs_no_model_library_and_no_pyplot():
-    unwanted = ("torch", "openvino", "transformers", "matplotlib.pyplot")
-    code = f"import sys, utils; print([name for name in {unwanted} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+def test_interleaved_sides_take_turns_after_one_uncounted_run_each():
+    calls = []
+    seconds = utils.time_interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
+    assert calls == ["a", "b"] * 4
+    assert [len(side) for side in seconds.values()] == [3, 3]
+    assert all(value > 0 for side in seconds.values() for value in side)
 
 
 def test_a_notebook_cell_shows_a_figure_exactly_once(tmp_path):
-    last_expression = "utils.visualize_results(Image.new('RGB', (8, 8)), 'teal')"
-    cells = [f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport utils\nfrom PIL import Image"]
-    for setup in ("", "import matplotlib.pyplot as plt", "%matplotlib inline"):
-        cells += [setup, last_expression, f"display({last_expression})", f"{last_expression};"]
-    outputs = [cell["outputs"] for cell in execute(cells, tmp_path)]
-    pictures = [[list(output["data"]).count("image/png") for output in cell] for cell in outputs]
-    assert pictures == [[]] + 3 * [[], [1], [1], []]
+    figure = "utils.visualize_results(Image.new('RGB', (8, 8)), 'teal')"
+    setup = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport utils\nfrom PIL import Image\n%matplotlib inline"
+    cells = execute([setup, figure, f"display({figure})", f"{figure};"], tmp_path)
+    pictures = [["image/png" in output["data"] for output in cell["outputs"]] for cell in cells]
+    assert pictures == [[], [True], [True], []]
+    assert plt.get_fignums() == []
 
 
 def execute(sources: list[str], folder: Path) -> list[dict]:
@@ -293,14 +171,9 @@ def execute(sources: list[str], folder: Path) -> list[dict]:
     return json.loads(path.read_text())["cells"]
 
 
-def test_interleaved_sides_take_turns_after_one_uncounted_run_each():
-    calls = []
-    seconds = utils.time_interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
-    assert calls == ["a", "b"] * 4
-    assert [len(side) for side in seconds.values()] == [3, 3]
-    assert all(value > 0 for side in seconds.values() for value in side)
-
-
-def test_summary_has_a_row_for_each_precision_with_the_size_of_all_parts():
-    table = utils.summary_table("model", {"FP16": "99 %", "INT8": "98 %"}, SIZES, {"FP16": [0.4], "INT8": [0.1, 0.3]})
-    assert table.splitlines()[2:] == ["| model | FP16 | 99 % | 200 | 400 |", "| model | INT8 | 98 % | 93.0 | 200 |"]
+def test_library_imports_no_matplotlib_and_utils_no_model_library():
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in ROOT.glob("blip_openvino/**/*.py")]
+    for names, unwanted in ((modules, ("matplotlib", "utils")), (["utils"], ("torch", "openvino", "transformers"))):
+        code = f"import sys, {', '.join(names)}; print([name for name in {unwanted} if name in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]"
