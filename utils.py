@@ -134,18 +134,14 @@ def size_table(sizes: Sizes) -> str:
     than one part, a last row adds them up. Raises ValueError when parts differ in their precisions.
     """
     megabytes = _megabytes(sizes)
-    base, *others = next(iter(megabytes.values()))
+    base, *others = precisions = list(next(iter(megabytes.values())))
     if len(megabytes) > 1:
-        megabytes["total"] = {p: sum(part[p] for part in megabytes.values()) for p in (base, *others)}
-    header = ["part", f"{base}, MB"]
-    for precision in others:
-        header += [f"{precision}, MB", f"{base} / {precision}"]
-    rows = []
-    for part, values in megabytes.items():
-        row = [part, _number(values[base])]
-        for precision in others:
-            row += [_number(values[precision]), f"{values[base] / values[precision]:.2f}x"]
-        rows.append(row)
+        megabytes["total"] = {p: sum(part[p] for part in megabytes.values()) for p in precisions}
+    header = ["part", *(f"{p}, MB" for p in precisions), *(f"{base} / {p}" for p in others)]
+    rows = [
+        [part, *(_number(mb[p]) for p in precisions), *(f"{mb[base] / mb[p]:.2f}x" for p in others)]
+        for part, mb in megabytes.items()
+    ]
     return markdown_table(header, rows)
 
 
@@ -162,10 +158,11 @@ def summary_table(model_id: str, accuracy: Mapping[str, str], sizes: Sizes, late
 
     accuracy: precision -> text. sizes: part -> precision -> bytes. latency: precision -> seconds of each run.
     """
-    rows = []
-    for precision, text in accuracy.items():
-        size = sum(part[precision] for part in sizes.values()) / 1e6
-        rows.append((model_id, precision, text, _number(size), _number(np.median(latency[precision]) * 1000)))
+    size = {precision: sum(part[precision] for part in sizes.values()) / 1e6 for precision in accuracy}
+    rows = [
+        (model_id, precision, text, _number(size[precision]), _number(np.median(latency[precision]) * 1000))
+        for precision, text in accuracy.items()
+    ]
     return markdown_table(("model", "precision", "accuracy", "size, MB", "answer, ms"), rows)
 
 
@@ -206,9 +203,8 @@ def _grouped_bars(values: dict[str, dict[str, float]], axis_label: str, unit: st
         texts = [f"{_number(length)} {unit}{ratio}" for length, ratio in zip(lengths, ratios, strict=True)]
         axes.bar_label(bars, texts, padding=4, fontsize=9, color=INK)
     axes.set_yticks(range(len(values)), list(values), parse_math=False)
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, labelbottom=False)
     axes.invert_yaxis()
-    axes.set_xticks([])
     axes.set_xlabel(axis_label, color=MUTED)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     figure.legend(loc="outside upper left", ncols=min(4, len(sides)), frameon=False)

@@ -11,8 +11,8 @@ from blip_openvino.runtime.processor import OVBlipProcessor
 MAX_NEW_TOKENS = 20
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-DIGITS_OF = {"none": "0"} | {word: str(number) for number, word in enumerate(NUMBERS)}
+NUMBERS = "none zero one two three four five six seven eight nine ten"
+DIGITS_OF = {word: str(max(index - 1, 0)) for index, word in enumerate(NUMBERS.split())}
 ARTICLES = frozenset({"a", "an", "the"})
 CONTRACTIONS = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've

@@ -32,12 +32,10 @@ def load_questions(split: str) -> list[Question]:
     Raises:
         ValueError: `split` is neither "train" nor "test".
     """
-    if split == "train":
-        image_paths, questions = easy_vqa.get_train_image_paths(), easy_vqa.get_train_questions()
-    elif split == "test":
-        image_paths, questions = easy_vqa.get_test_image_paths(), easy_vqa.get_test_questions()
-    else:
+    if split not in ("train", "test"):
         raise ValueError(f"easy-VQA has no split {split!r}; it has 'train' and 'test'")
+    image_paths = getattr(easy_vqa, f"get_{split}_image_paths")()
+    questions = getattr(easy_vqa, f"get_{split}_questions")()
     return [
         Question(image_paths[image_id], text, answer, image_id)
         for text, answer, image_id in zip(*questions, strict=True)

@@ -36,23 +36,9 @@ def test_interval_is_the_one_published_by_newcombe(right, asked, low, high):
     assert Score(right, asked).interval() == pytest.approx((low, high), abs=5e-5)
 
 
-@pytest.mark.parametrize("asked", [1, 3, 772, 9673])
-def test_interval_stays_inside_0_and_1_around_the_rate(asked):
-    for right in (0, asked // 2, asked):
-        low, high = Score(right, asked).interval()
-        assert 0 <= low <= right / asked <= high <= 1
-        assert low < high
-
-
 def test_score_reads_as_percentages():
     assert str(Score(9617, 9673)) == "99.42 % (99.25 - 99.55)"
     assert str(Score(772, 772)) == "100.00 % (99.50 - 100.00)"
-
-
-@pytest.mark.parametrize(("right", "asked"), [(0, 0), (-1, 5), (6, 5)])
-def test_impossible_score_is_refused(right, asked):
-    with pytest.raises(ValueError, match=f"{right} right of {asked} asked is no score"):
-        Score(right, asked)
 
 
 @pytest.fixture(scope="module")
@@ -107,17 +93,6 @@ def test_captions_come_in_the_order_of_the_images_across_batches(ours, tmp_path,
     assert [images for images, _ in model.calls] == [32] * (count // 32) + [count % 32] * (count % 32 > 0)
 
 
-def test_answers_and_captions_are_those_the_model_gives_one_by_one(f32_model, ours, shuffled_questions):
-    questions = shuffled_questions[:20]
-    answers, captions = [], []
-    for question in questions:
-        inputs = ours(question.image_path, question.question)
-        answers.append(ours.decode(f32_model.generate_answer(**inputs, max_new_tokens=20)[0]))
-        captions.append(ours.decode(f32_model.generate_caption(inputs["pixel_values"], max_new_tokens=20)[0]))
-    assert answer_questions(f32_model, ours, questions) == answers
-    assert caption_images(f32_model, ours, [question.image_path for question in questions]) == captions
-
-
 def test_answers_are_scored_by_question_type():
     questions = [Question("image.png", "what?", answer, 0) for answer in ("yes", "no", "no", "red", "teal", "circle")]
     assert score_answers(["yes", "no", "yes", "red", "circle", "circle"], questions) == {
@@ -133,7 +108,7 @@ def test_exact_match_counts_equal_texts_and_wants_one_for_each():
     assert exact_match(["a red circle", "a teal circle", ""], ["a red circle", "a red circle", ""]) == Score(2, 3)
     with pytest.raises(ValueError, match="1 texts do not go with 2 expected"):
         exact_match(["yes"], ["yes", "no"])
-    with pytest.raises(ValueError, match="ask at least one question"):
+    with pytest.raises(ValueError, match="give one for each, at least one"):
         exact_match([], [])
 
 
