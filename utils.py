@@ -20,7 +20,7 @@ INK, MUTED = "#222222", "#555555"
 # Grey for the baseline, then the Okabe-Ito hues that stay apart under colour blindness and in print.
 COLORS = ("#999999", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 COLUMN_WIDTH, MAX_IMAGE_HEIGHT, GAP = 3.2, 4.0, 0.2  # inches
-LINE_LENGTH = 36  # characters that a column's width holds, of bold text too
+LINE_LENGTH = 36  # characters that fit into a column, in bold too
 FONT_SIZE, LINE_HEIGHT = 10, 13  # points
 
 Latencies = Mapping[str, Mapping[str, Sequence[float]]]
