@@ -4,22 +4,23 @@ import json
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 
+import datasets
 import nncf
-import numpy as np
 import openvino as ov
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from PIL import Image, ImageChops
 from torch import nn
 from transformers import BlipForQuestionAnswering, BlipProcessor
 
-from benchmarks import onnx_runtime, published
+from benchmarks import onnx_runtime, ours, published
 from benchmarks.exports import DecoderStep, Projections, PublishedDecoder, TextEncoder, VisionModel
-from benchmarks.workloads import Inputs
+from benchmarks.workloads import QUESTION, photo
 from blip_openvino.ir.convert import convert
-from blip_openvino.ir.files import weight_sizes
-from blip_openvino.ir.optimize import easy_vqa_calibration, optimize
+from blip_openvino.ir.optimize import optimize
 
 CALIBRATION_SAMPLES = 4  # speed does not depend on the ranges found
 MAKERS = ("torch", "transformers", "openvino", "nncf", "onnx", "onnxscript", "onnxruntime")
@@ -31,7 +32,7 @@ def prepare(model: BlipForQuestionAnswering, processor: BlipProcessor, folder: P
     """Write to `folder` what all sides run; what the same versions made of the same checkpoint is reused."""
     convert(model, processor, folder)
     for weights in ("int8", "int4"):
-        optimize(folder, easy_vqa_calibration(CALIBRATION_SAMPLES), weights)
+        optimize(folder, datasets.Dataset.from_list(calibration_samples()), weights)
     stamp = {name: version(name) for name in MAKERS} | {"recipe": RECIPE, "checkpoint": checkpoint_of(folder)}
 
     def ensure(name: str, make: Callable[[Path], None]) -> None:
@@ -60,18 +61,24 @@ def checkpoint_of(folder: Path) -> str:
     return json.loads((folder / "config.json").read_text())["openvino_checkpoint"]
 
 
+def calibration_samples() -> list[dict[str, object]]:
+    """The picture, shifted further and further, and a question about it."""
+    picture = Image.open(BytesIO(photo()))
+    shifted = (ImageChops.offset(picture, 40 * index, 0) for index in range(CALIBRATION_SAMPLES))
+    return [{"image": image, "image_id": index, "question": QUESTION} for index, image in enumerate(shifted)]
+
+
 def sizes(folder: Path) -> dict[str, int]:
     """Bytes of each side's weights on disk; PyTorch has one checkpoint, and makes bf16 of it when loading."""
 
     def total(name: str, *suffixes: str) -> int:
-        return sum(file.stat().st_size for suffix in suffixes for file in (folder / name).glob(f"*{suffix}"))
+        return sum(file.stat().st_size for file in (folder / name).iterdir() if file.suffix in suffixes)
 
-    ours = weight_sizes(folder, ("FP16", "INT8", "INT4"))
     return {
         "PyTorch fp32": total("pytorch", ".safetensors"),
         **{f"published {precision}": total(f"published/{precision}", ".bin") for precision in ("FP16", "INT8")},
         **{f"ONNX Runtime {precision}": total(f"onnx/{precision}", ".onnx", ".data") for precision in ("fp32", "INT8")},
-        **{f"ours {name}": sum(part[name] for part in ours.values()) for name in ("FP16", "INT8", "INT4")},
+        **{f"ours {precision}": ours.weight_bytes(folder, precision) for precision in ("FP16", "INT8", "INT4")},
     }
 
 
@@ -113,13 +120,11 @@ def quantize_published(source: Path, folder: Path, processor: BlipProcessor) -> 
     """`nncf.quantize` for vision model and text encoder, `nncf.compress_weights` for the decoder, as the notebook."""
     core = ov.Core()
     vision_model, text_encoder, text_decoder = (core.read_model(source / f"{part}.xml") for part in published.PARTS)
-    inputs = Inputs.make(processor)
-    pixels = [np.roll(inputs.pixel_values.numpy(), 16 * index, axis=3) for index in range(CALIBRATION_SAMPLES)]
+    samples = calibration_samples()
+    pixels = [processor(images=sample["image"], return_tensors="np")["pixel_values"] for sample in samples]
+    text = processor(text=QUESTION, return_tensors="np")
     compiled = core.compile_model(vision_model, "CPU")
-    questions = []
-    for each in pixels:
-        text = (inputs.question["input_ids"].numpy(), inputs.question["attention_mask"].numpy())
-        questions.append([*text, compiled(each)[0]])
+    questions = [[text["input_ids"], text["attention_mask"], compiled(each)[0]] for each in pixels]
     for name, model, samples in (("vision_model", vision_model, pixels), ("text_encoder", text_encoder, questions)):
         quantized = nncf.quantize(model, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER)
         ov.save_model(quantized, folder / f"{name}.xml")

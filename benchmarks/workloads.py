@@ -1,26 +1,24 @@
-"""The tasks that are timed, the same for every side: inputs, numbers of tokens, and checks on what comes back."""
+"""The tasks that are timed, the same for every side: inputs, numbers of tokens, and what is told of the output."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.sides import Laps, Side
 
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import BatchFeature, BlipProcessor
-
 QUESTION = "how many dogs are in the picture ?"
 OTHER_QUESTION = "what color is shape in the picture ?"
 ANSWER_TOKENS, CAPTION_TOKENS, BEAMS = 3, 12, 3
-MOST_ROUNDS = 30
+EVERY = 97
+"""One in so many of the logits or pixels is compared."""
 
 
 def photo() -> bytes:
@@ -36,108 +34,126 @@ def photo() -> bytes:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What every side is given."""
+    """What a side is given, as it reads it itself."""
 
     jpeg: bytes
-    pixel_values: Tensor  # [1, 3, H, W] float32
-    question: BatchFeature  # of ten tokens at BLIP base
-    other_question: BatchFeature
+    pixel_values: np.ndarray  # [1, 3, H, W] float32
+    images: np.ndarray  # [batch, 3, H, W]: the picture, shifted further and further to the side
+    question: dict[str, np.ndarray]  # of ten tokens at BLIP base
+    other_question: dict[str, np.ndarray]
 
     @classmethod
-    def make(cls, processor: BlipProcessor) -> Inputs:
+    def make(cls, side: Side, batch: int) -> Inputs:
         jpeg = photo()
-        pixel_values = processor(images=Image.open(BytesIO(jpeg)), return_tensors="pt")["pixel_values"]
-        texts = (processor(text=text, return_tensors="pt") for text in (QUESTION, OTHER_QUESTION))
-        return cls(jpeg, pixel_values, *texts)
-
-    def batch(self, images: int) -> Tensor:
-        """[images, 3, H, W]: the picture, shifted further and further to the side."""
-        import torch  # not for a fresh process of a side that does without
-
-        return torch.cat([self.pixel_values.roll(7 * index, dims=3) for index in range(images)])
+        pixels = side.preprocess(jpeg)
+        images = np.concatenate([np.roll(pixels, 7 * index, axis=3) for index in range(batch)])
+        return cls(jpeg, pixels, images, side.tokenize(QUESTION), side.tokenize(OTHER_QUESTION))
 
 
 @dataclass(frozen=True)
-class Workload:
-    """One task: what `run` does for a side and the thing that `start` made for it beforehand, which is not timed."""
+class Task:
+    """What `run` does for a side and the thing that `start` made for it beforehand, which is not timed."""
 
-    run: Callable[[Side, object, Laps], object]
-    start: Callable[[Side], object] = lambda side: None
+    run: Callable[[Side, Inputs, object, Laps, dict[str, object]], object]
     new_tokens: int | None = None
-    """How many new tokens each of the rows that `run` gives has; None where it gives something else."""
+    """How many each row that `run` gives has; None where it gives something else."""
+    num_beams: int = 1
+    start: Callable[[Side, Inputs], object] = lambda side, inputs: None
+
+    def settings(self, laps: Laps, checked: bool) -> dict[str, object]:
+        """Arguments of `generate` for exactly so many tokens; to be checked, with logits."""
+        settings = {"min_new_tokens": self.new_tokens, "max_new_tokens": self.new_tokens, "num_beams": self.num_beams}
+        if checked:
+            return settings | {"return_dict_in_generate": True, "output_logits": True}
+        return settings | ({"streamer": laps} if self.num_beams == 1 else {})  # beam search streams nothing
 
 
-def workloads(inputs: Inputs, batch: int) -> dict[str, Workload]:
-    """Every task by name."""
-    pixels, question, other, images = inputs.pixel_values, inputs.question, inputs.other_question, inputs.batch(batch)
-    return {
-        "answer": Workload(
-            lambda side, _, laps: side.answer(pixels, question, ANSWER_TOKENS, laps), new_tokens=ANSWER_TOKENS
-        ),
-        "answer again": Workload(
-            lambda side, kept, laps: side.answer(kept, other, ANSWER_TOKENS, laps),
-            lambda side: side.keep(pixels, question),
-            ANSWER_TOKENS,
-        ),
-        "caption": Workload(
-            lambda side, _, laps: side.caption(pixels, CAPTION_TOKENS, laps), new_tokens=CAPTION_TOKENS
-        ),
-        f"caption, {BEAMS} beams": Workload(
-            lambda side, _, laps: side.caption(pixels, CAPTION_TOKENS, laps, BEAMS), new_tokens=CAPTION_TOKENS
-        ),
-        "batch": Workload(lambda side, _, laps: side.caption(images, CAPTION_TOKENS, laps), new_tokens=CAPTION_TOKENS),
-        "preprocessing": Workload(lambda side, _, laps: side.preprocess(inputs.jpeg)),
-        "end to end": Workload(lambda side, _, laps: side.end_to_end(inputs.jpeg, QUESTION, ANSWER_TOKENS)),
-    }
+def end_to_end(side: Side, jpeg: bytes, laps: Laps, settings: dict[str, object]) -> object:
+    """From an image file's bytes and a text to a text."""
+    output = side.answer(side.preprocess(jpeg), side.tokenize(QUESTION), laps, **settings)
+    side.decode(getattr(output, "sequences", output)[0])
+    return output
 
 
-class Timed:
-    """A workload on a side, ready to be called again and again; notes each call's seconds and laps, and its output."""
+TASKS = {
+    "answer": Task(
+        lambda side, inputs, _, laps, settings: side.answer(inputs.pixel_values, inputs.question, laps, **settings),
+        ANSWER_TOKENS,
+    ),
+    "answer again": Task(
+        lambda side, inputs, kept, laps, settings: side.answer(kept, inputs.other_question, laps, **settings),
+        ANSWER_TOKENS,
+        start=lambda side, inputs: side.keep(inputs.pixel_values, inputs.question),
+    ),
+    "caption": Task(
+        lambda side, inputs, _, laps, settings: side.caption(inputs.pixel_values, laps, **settings), CAPTION_TOKENS
+    ),
+    f"caption, {BEAMS} beams": Task(
+        lambda side, inputs, _, laps, settings: side.caption(inputs.pixel_values, laps, **settings),
+        CAPTION_TOKENS,
+        BEAMS,
+    ),
+    "batch": Task(
+        lambda side, inputs, _, laps, settings: side.caption(inputs.images, laps, **settings), CAPTION_TOKENS
+    ),
+    "preprocessing": Task(lambda side, inputs, *_: side.preprocess(inputs.jpeg)),
+    "end to end": Task(
+        lambda side, inputs, _, laps, settings: end_to_end(side, inputs.jpeg, laps, settings), ANSWER_TOKENS
+    ),
+}
 
-    def __init__(self, name: str, workload: Workload, side: Side):
-        self.name, self.workload, self.side = name, workload, side
-        self.kept = workload.start(side)
-        self.seconds: list[float] = []
-        self.laps: list[list[float]] = []
-        self.output: object = None
 
-    def __call__(self) -> None:
-        laps = Laps()
-        self.output = self.workload.run(self.side, self.kept, laps)
-        self.seconds.append(time.perf_counter() - laps.start)
-        self.laps.append(laps.seconds)
+def peak_memory() -> int:
+    """The most memory in bytes that this process has had resident, mapped files included.
 
-    def check(self) -> None:
-        """Raise RuntimeError where the output is not of the length that was asked for."""
-        new_tokens = self.workload.new_tokens
-        if new_tokens is not None and self.output.shape[1] != 1 + new_tokens:
-            raise RuntimeError(
-                f"{self.name}: {self.output.shape[1] - 1} new tokens on {type(self.side).__name__}, not {new_tokens}"
-            )
-
-
-def take_turns(timed: Mapping[str, Timed], least: int, seconds: float) -> None:
-    """At least so many rounds over all sides, and more of them while another one fits into `seconds`.
-
-    Turn by turn, so that a busy moment of the machine hits all sides alike.
+    From /proc, because `ru_maxrss` may begin with what the parent process had.
     """
-    start, rounds = time.perf_counter(), 0
-    while rounds < least or (rounds < MOST_ROUNDS and (time.perf_counter() - start) * (rounds + 1) / rounds < seconds):
-        for each in timed.values():
-            each()
-        rounds += 1
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def part_seconds(timed: Mapping[str, Timed]) -> dict[str, list[float]]:
-    """What one side's parts took in each run of "answer", "answer again" and "caption".
+class Runner:
+    """Runs tasks on a side, again and again."""
+
+    def __init__(self, make: Callable[[], Side], batch: int):
+        self.make, self.batch = make, batch
+        self.kept: dict[str, object] = {}
+
+    def load(self) -> dict[str, object]:
+        """Make the side and have it answer once: the `peak_memory` of that in bytes."""
+        self.side = self.make()
+        laps = Laps()
+        end_to_end(self.side, photo(), laps, TASKS["end to end"].settings(laps, checked=False))
+        return {"peak_memory": peak_memory()}
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        return Inputs.make(self.side, self.batch)
+
+    def run(self, name: str, checked: bool = False) -> dict[str, object]:
+        """`seconds`, `laps`, `tokens` [B, T] or None, and some `values`: of pixels, or of logits if `checked`."""
+        task = TASKS[name]
+        if name not in self.kept:
+            self.kept[name] = task.start(self.side, self.inputs)
+        laps = Laps()
+        output = task.run(self.side, self.inputs, self.kept[name], laps, task.settings(laps, checked))
+        seconds = time.perf_counter() - laps.start
+        logits = getattr(output, "logits", None)
+        tokens = np.asarray(getattr(output, "sequences", output)).tolist() if task.new_tokens else None
+        values = np.asarray(logits[0][0] if logits else [] if task.new_tokens else output).ravel()[::EVERY]
+        return {"seconds": seconds, "laps": laps.seconds, "tokens": tokens, "values": values.tolist()}
+
+
+def part_seconds(laps: dict[str, list[list[float]]]) -> dict[str, list[float]]:
+    """What one side's parts took in each run of "answer", "answer again" and "caption", as far as it has them.
 
     Laps are: image encoded, prompt handed over (for a question: text encoder done), first token, second, ...
     """
-    answer, again, caption = (timed[name].laps for name in ("answer", "answer again", "caption"))
+    answer, again, caption = (laps.get(name, []) for name in ("answer", "answer again", "caption"))
     return {
-        "vision model": [laps[0] for laps in caption],
-        "text encoder, first question": [laps[1] - laps[0] for laps in answer],
-        "text encoder, another question": [laps[1] - laps[0] for laps in again],
-        "decoder, first step over the image": [laps[2] - laps[1] for laps in caption],
-        "decoder, later step over the image": [float(np.median(np.diff(laps[2:]))) for laps in caption],
+        "vision model": [run[0] for run in caption],
+        "text encoder, first question": [run[1] - run[0] for run in answer],
+        "text encoder, another question": [run[1] - run[0] for run in again],
+        "decoder, first step over the image": [run[2] - run[0] for run in caption],
+        "decoder, later step over the image": [float(np.median(np.diff(run[2:]))) for run in caption],
     }

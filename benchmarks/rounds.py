@@ -1,0 +1,212 @@
+"""The sides taking turns, each in its own process; a side that fails becomes a row that says so.
+
+Turn by turn, so that a busy moment of the machine hits all sides alike. What a side gives is checked before a task is
+timed and once more after it: a later image may be wrong where the first was right.
+"""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.sides import BASELINE, CACHING, MODULES, SIDES, TOLERANCES, Spec
+from benchmarks.workloads import TASKS, part_seconds
+
+ROOT = Path(__file__).resolve().parents[1]
+MOST_ROUNDS = 30
+ERROR_LENGTH = 160
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: rounds of a task at least, seconds for more of them, rounds of loading, images a batch."""
+
+    rounds: int
+    seconds: float
+    load_rounds: int
+    batch: int
+
+
+class SideError(Exception):
+    """A side raised, died or was wrong; the message says so in a line."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.replace(f"{ROOT}/", "").split())[:ERROR_LENGTH])
+
+
+class Worker:
+    """A side's process, loaded and having answered once: see `worker.py`.
+
+    `load_seconds` is from its start to the answer, `peak_memory` in bytes what it had resident at most by then.
+
+    Raises:
+        SideError: it could not be loaded or could not answer.
+    """
+
+    def __init__(self, spec: Spec, folder: Path, batch: int, cache: str | None = None):
+        command = [sys.executable, "-m", MODULES[spec.family], spec.variant, str(folder), str(batch)]
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, not a pipe, which nobody would empty
+        start, pipe = time.perf_counter(), subprocess.PIPE
+        self.process = subprocess.Popen(
+            command + [cache] * bool(cache), cwd=ROOT, stdin=pipe, stdout=pipe, stderr=self.errors, text=True
+        )
+        try:
+            self.peak_memory: int = self.ask("load")["peak_memory"]
+        except SideError:
+            self.close()
+            raise
+        self.load_seconds = time.perf_counter() - start
+
+    def ask(self, task: str, checked: bool = False) -> dict[str, object]:
+        """The reply to a request.
+
+        Raises:
+            SideError: the side raised or died.
+        """
+        with contextlib.suppress(BrokenPipeError):  # there is no line to read then
+            print(json.dumps([task, checked]), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        reply = json.loads(line) if line else {"error": self.last_words()}
+        if "error" in reply:
+            raise SideError(reply["error"])
+        return reply
+
+    def last_words(self) -> str:
+        """How the process died, and the last line of its standard error."""
+        code = self.process.wait()
+        self.errors.seek(0)
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return ": ".join([f"died with {how}", *self.errors.read().strip().splitlines()[-1:]])
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.communicate()
+        self.errors.close()
+
+
+def check(task: str, spec: Spec, reply: dict[str, object], expected: dict[str, object] | None) -> None:
+    """Compare what a side gave with PyTorch's float32, as far as there is that.
+
+    Raises:
+        SideError: tokens are not as many as asked for, or not the same on a float32 side; logits or pixels differ by
+            more than the tolerance, as a share of the range of PyTorch's.
+    """
+    asked, tolerance = TASKS[task].new_tokens, TOLERANCES[spec.precision]
+    lengths = {len(row) - 1 for row in reply["tokens"] or []}
+    if asked and lengths != {asked}:
+        raise SideError(f"gives {sorted(lengths)} new tokens, not {asked}")
+    if expected and spec.precision == "fp32" and reply["tokens"] != expected["tokens"]:
+        raise SideError(f"gives tokens {reply['tokens']}, not {expected['tokens']}")
+    if expected and reply["values"]:
+        values, reference = np.array(reply["values"]), np.array(expected["values"])
+        error = np.abs(values - reference).max() / np.ptp(reference)
+        if not error <= tolerance:  # nor where it is no number
+            what = "logits" if asked else "pixels"
+            raise SideError(f"{what} are off by {error:.1%} of their range, allowed are {tolerance:.1%}")
+
+
+def by_name() -> dict[str, dict]:
+    return defaultdict(lambda: defaultdict(list))
+
+
+class Rounds:
+    """All measurements of some sides over the files in `folder`."""
+
+    def __init__(self, sides: Sequence[str], folder: Path, effort: Effort):
+        self.sides, self.folder, self.effort = sides, folder, effort
+        self.workers: dict[str, Worker] = {}
+        self.expected: dict[str, dict[str, object]] = {}
+        self.seconds: dict[str, dict[str, list[float]]] = by_name()  # by task and side
+        self.laps: dict[str, dict[str, list[list[float]]]] = by_name()  # by side and task
+        self.memory: dict[str, list[int]] = defaultdict(list)  # by side
+        self.failures: dict[str, dict[str, str]] = defaultdict(dict)  # by task and side
+
+    def run(self) -> None:
+        """Load every side, then do every task."""
+        try:
+            for _ in range(self.effort.load_rounds):
+                self.turns("load", self.sides, self.load)
+            if self.effort.load_rounds > 1:
+                self.turns("load, model cache", [s for s in self.sides if SIDES[s].family in CACHING], self.load_cached)
+            for task in TASKS:
+                self.time(task)
+        finally:
+            for worker in self.workers.values():
+                worker.close()
+
+    def parts(self) -> dict[str, dict[str, list[float]]]:
+        """Seconds by part and side."""
+        by_side = {side: part_seconds(laps) for side, laps in self.laps.items()}
+        return {
+            part: {side: parts[part] for side, parts in by_side.items() if parts[part]}
+            for part in next(iter(by_side.values()), {})
+        }
+
+    def turns(self, task: str, sides: Sequence[str], turn: Callable[[str, str], None]) -> list[str]:
+        """A turn for each side; those on which it went well. A task that fails once has no times on that side."""
+        well = []
+        for side in sides:
+            print(f"{task}: {side}", flush=True)
+            try:
+                turn(task, side)
+                well.append(side)
+            except SideError as error:
+                print(f"failed: {error}", flush=True)
+                self.failures[task][side] = str(error)
+                self.seconds[task].pop(side, None)
+                self.laps[side].pop(task, None)
+        return well
+
+    def time(self, task: str) -> None:
+        """Check every side that has the task, let them take turns, check again."""
+        sides = [side for side in self.sides if task in (SIDES[side].tasks or TASKS)]
+        sides = self.turns(task, sides, self.checked_run)
+        start, rounds, spent = time.perf_counter(), 0, 0.0
+        while rounds < self.effort.rounds or (
+            rounds < MOST_ROUNDS and spent * (rounds + 1) / rounds < self.effort.seconds
+        ):
+            sides = self.turns(task, sides, self.timed_run)
+            rounds, spent = rounds + 1, time.perf_counter() - start
+        self.turns(task, sides, self.checked_run)
+
+    def load(self, task: str, side: str) -> None:
+        if side in self.workers:
+            self.workers.pop(side).close()
+        worker = self.workers[side] = Worker(SIDES[side], self.folder, self.effort.batch)
+        self.seconds["load"][side].append(worker.load_seconds)
+        self.memory[side].append(worker.peak_memory)
+
+    def load_cached(self, task: str, side: str) -> None:
+        with tempfile.TemporaryDirectory(prefix="model-cache-") as cache:
+            for _ in range(2):  # the first one fills the cache
+                worker = Worker(SIDES[side], self.folder, self.effort.batch, cache)
+                worker.close()
+        self.seconds[task][side].append(worker.load_seconds)
+
+    def reply(self, task: str, side: str, checked: bool) -> dict[str, object]:
+        """Of a side's process, a new one where the last has died."""
+        if side not in self.workers or self.workers[side].process.poll() is not None:
+            self.load(task, side)
+        reply = self.workers[side].ask(task, checked)
+        check(task, SIDES[side], reply, self.expected.get(task))
+        return reply
+
+    def checked_run(self, task: str, side: str) -> None:
+        reply = self.reply(task, side, checked=True)
+        if side == BASELINE:
+            self.expected[task] = reply
+
+    def timed_run(self, task: str, side: str) -> None:
+        reply = self.reply(task, side, checked=False)
+        self.seconds[task][side].append(reply["seconds"])
+        self.laps[side][task].append(reply["laps"])
