@@ -32,8 +32,8 @@ from benchmarks.workloads import ANSWER_TOKENS, BEAMS, CAPTION_TOKENS, QUESTION
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "blip-base-random"
-FULL = Effort(rounds=2, seconds=40, load_rounds=1, batch=4)
-QUICK = Effort(rounds=1, seconds=0, load_rounds=0, batch=2)
+FULL = Effort(rounds=2, seconds=40, load_again=True, batch=4)
+QUICK = Effort(rounds=1, seconds=0, load_again=False, batch=2)
 INSTRUCTION_SETS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
 """Oldest first, with the names that Linux has for them."""
 ISA_LIMITS = {
@@ -93,7 +93,8 @@ def run(effort: Effort) -> dict[str, object]:
     processor = blip_processor()
     prepare(blip_base(), processor, FOLDER)
     ceilings = measure()
-    record = Rounds(sides_here(about), FOLDER, effort).run()
+    rounds = Rounds(sides_here(about), FOLDER, effort)
+    rounds.run()
     ceilings = ceilings.best(measure())
     question_tokens = len(processor(text=QUESTION)["input_ids"])
     tokens = Tokens(question_tokens, ANSWER_TOKENS, CAPTION_TOKENS, BEAMS, effort.batch)
@@ -103,10 +104,10 @@ def run(effort: Effort) -> dict[str, object]:
         "stolen": round(stolen_share(before, processor_ticks()), 4),
         "effort": asdict(effort),
         "tokens": asdict(tokens),
-        "seconds": rounded(record.seconds),
-        "parts": rounded(record.parts()),
-        "memory": record.memory,
-        "failures": record.failures,
+        "seconds": rounded(rounds.seconds),
+        "parts": rounded(rounds.parts()),
+        "memory": rounds.memory,
+        "failures": rounds.failures,
         "sizes": sizes(FOLDER),
         "ceilings": asdict(ceilings),
         "limits": limits(BlipConfig.from_pretrained(FOLDER), ceilings, tokens),

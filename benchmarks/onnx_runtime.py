@@ -9,29 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from transformers import BlipConfig, BlipProcessor
+from transformers import BlipConfig
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
 from benchmarks.driver import Past, begin, drive
 from benchmarks.sides import Generated, Laps, Side, Text
-from benchmarks.worker import serve
 
 PARTS = ("vision_model", "text_encoder", "projections", "decoder_step")
-
-
-def load_onnx(folder: Path, variant: str, properties: dict[str, object]) -> "OnnxRuntime":
-    """The exported parts in `folder` at "fp32" or "INT8"; OpenVINO's properties mean nothing here."""
-    options = onnxruntime.SessionOptions()
-    # Its threads would go on spinning after a run, at the cost of whoever runs next.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    sessions = [
-        onnxruntime.InferenceSession(
-            folder / "onnx" / variant / f"{part}.onnx", options, providers=["CPUExecutionProvider"]
-        )
-        for part in PARTS
-    ]
-    checkpoint = folder / "pytorch"
-    return OnnxRuntime(BlipConfig.from_pretrained(checkpoint), *sessions, BlipProcessor.from_pretrained(checkpoint))
 
 
 class WeightlessDecoder(BlipTextLMHeadModel):
@@ -43,19 +27,18 @@ class WeightlessDecoder(BlipTextLMHeadModel):
 class OnnxRuntime(Side):
     """Vision model, text encoder, the cross-attention's projections, and a decoder step that takes these."""
 
-    def __init__(
-        self,
-        config: BlipConfig,
-        vision_model: onnxruntime.InferenceSession,
-        text_encoder: onnxruntime.InferenceSession,
-        projections: onnxruntime.InferenceSession,
-        decoder_step: onnxruntime.InferenceSession,
-        processor: BlipProcessor,
-    ):
-        super().__init__(processor)
-        self.vision_model, self.text_encoder = vision_model, text_encoder
-        self.projections, self.decoder_step = projections, decoder_step
-        text = config.text_config
+    def __init__(self, folder: Path, variant: str, properties: dict[str, object]):
+        super().__init__(folder, variant, properties)
+        options = onnxruntime.SessionOptions()
+        # Its threads would go on spinning after a run, at the cost of whoever runs next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        self.vision_model, self.text_encoder, self.projections, self.decoder_step = (
+            onnxruntime.InferenceSession(
+                folder / "onnx" / variant / f"{part}.onnx", options, providers=["CPUExecutionProvider"]
+            )
+            for part in PARTS
+        )
+        text = BlipConfig.from_pretrained(folder / "pytorch").text_config
         self.no_past = (text.num_attention_heads, 0, text.hidden_size // text.num_attention_heads)
         with torch.device("meta"):
             self.driver = drive(WeightlessDecoder(text), self._step)
@@ -91,7 +74,3 @@ class OnnxRuntime(Side):
 def run(session: onnxruntime.InferenceSession, arrays: list[np.ndarray]) -> list[np.ndarray]:
     """All outputs for inputs given in order."""
     return session.run(None, {port.name: array for port, array in zip(session.get_inputs(), arrays, strict=True)})
-
-
-if __name__ == "__main__":
-    serve(load_onnx)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.sides import Generated, Laps, Side, Text
-from benchmarks.worker import serve
 from blip_model import OVBlipModel
 from blip_openvino.ir.files import weight_sizes
 from blip_openvino.runtime.processor import OVBlipProcessor
@@ -17,12 +16,6 @@ if TYPE_CHECKING:
     from blip_model import EncodedImages
 
 
-def load_ours(folder: Path, variant: str, properties: dict[str, object]) -> Ours:
-    """The converted folder at "FP16", "INT8" or "INT4", with more OpenVINO `properties`."""
-    model = OVBlipModel.from_pretrained(folder, "CPU", variant, properties)
-    return Ours(model, OVBlipProcessor.from_pretrained(folder))
-
-
 def weight_bytes(folder: Path, precision: str) -> int:
     """What the weights of all parts take on disk."""
     return sum(part[precision] for part in weight_sizes(folder, (precision,)).values())
@@ -31,9 +24,9 @@ def weight_bytes(folder: Path, precision: str) -> int:
 class Ours(Side):
     """An image stays encoded, and so do its keys and values, for the next question about it."""
 
-    def __init__(self, model: OVBlipModel, processor: OVBlipProcessor):
-        super().__init__(processor)
-        self.model = model
+    def __init__(self, folder: Path, variant: str, properties: dict[str, object]):
+        self.model = OVBlipModel.from_pretrained(folder, "CPU", variant, properties)
+        self.processor = OVBlipProcessor.from_pretrained(folder)
 
     def keep(self, pixel_values: np.ndarray, question: Text) -> EncodedImages:
         images = self.model.encode_images(pixel_values)
@@ -58,7 +51,3 @@ class Ours(Side):
 
     def decode(self, ids: np.ndarray) -> str:
         return self.processor.decode(ids)
-
-
-if __name__ == "__main__":
-    serve(load_ours)

@@ -11,37 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import openvino as ov
-from transformers import BlipForQuestionAnswering, BlipProcessor, PreTrainedModel
+from transformers import BlipForQuestionAnswering
 
 from benchmarks.driver import Past, begin, drive
 from benchmarks.sides import Generated, Laps, Side, Text
-from benchmarks.worker import serve
 
 PARTS = ("vision_model", "text_encoder", "text_decoder")
-
-
-def load_published(folder: Path, variant: str, properties: dict[str, object]) -> "Published":
-    """The IRs in `folder` at "FP16" or "INT8", with OpenVINO `properties`, driven by PyTorch's text decoder."""
-    core, checkpoint = ov.Core(), folder / "pytorch"
-    compiled = [core.compile_model(folder / "published" / variant / f"{part}.xml", "CPU", properties) for part in PARTS]
-    text_decoder = BlipForQuestionAnswering.from_pretrained(checkpoint).text_decoder
-    return Published(*compiled, text_decoder, BlipProcessor.from_pretrained(checkpoint))
 
 
 class Published(Side):
     """Every question starts anew, as the notebook's `generate_answer` does."""
 
-    def __init__(
-        self,
-        vision_model: ov.CompiledModel,
-        text_encoder: ov.CompiledModel,
-        text_decoder: ov.CompiledModel,
-        torch_text_decoder: PreTrainedModel,
-        processor: BlipProcessor,
-    ):
-        super().__init__(processor)
-        self.vision_model, self.text_encoder, self.text_decoder = vision_model, text_encoder, text_decoder
-        self.driver = drive(torch_text_decoder, self._step)
+    def __init__(self, folder: Path, variant: str, properties: dict[str, object]):
+        super().__init__(folder, variant, properties)
+        core, files = ov.Core(), folder / "published" / variant
+        self.vision_model, self.text_encoder, self.text_decoder = (
+            core.compile_model(files / f"{part}.xml", "CPU", properties) for part in PARTS
+        )
+        self.driver = drive(BlipForQuestionAnswering.from_pretrained(folder / "pytorch").text_decoder, self._step)
 
     def answer(self, image: np.ndarray, question: Text, laps: Laps, **settings) -> Generated:
         text = [question["input_ids"], question["attention_mask"]]
@@ -63,7 +50,3 @@ class Published(Side):
     def _no_past(self, rows: int) -> list[np.ndarray]:
         shapes = [port.get_partial_shape() for port in self.text_decoder.inputs[3:]]
         return [np.zeros((rows, shape[1].get_length(), 0, shape[3].get_length()), np.float32) for shape in shapes]
-
-
-if __name__ == "__main__":
-    serve(load_published)

@@ -123,8 +123,8 @@ def results_table(results: dict) -> str:
     rates = ", ".join(f"{rate / 1e12:.2f} T/s ({name})" for name, rate in ceilings["rates"].items())
     counts = ", ".join(f"{task} {len(results['seconds'][task].get(BASELINE, []))}" for task in ("batch", "load"))
     heading = (
-        f"{where(results)}; {versions}. {tokens['question']} question, {tokens['answer']} answer and {tokens['caption']}"
-        f" caption tokens. Medians of at least {effort['rounds']} rounds ({counts}), ± half the 10-90 % range; other "
+        f"{where(results)}; {versions}; {tokens['question']} question, {tokens['answer']} answer, {tokens['caption']} "
+        f"caption tokens. Medians of at least {effort['rounds']} rounds ({counts}), ± half the 10-90 % range; other "
         f"guests took {results['stolen']:.1%} of the time. Limits: {rates}, {ceilings['bandwidth'] / 1e9:.1f} GB/s."
     )
     known = results["seconds"]["load"].keys() | results["failures"].get("load", {}).keys()

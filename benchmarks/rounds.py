@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.sides import BASELINE, CACHING, MODULES, SIDES, TOLERANCES, Spec
+from benchmarks.sides import BASELINE, CACHING, CLASSES, SIDES, TOLERANCES, Spec
 from benchmarks.workloads import TASKS, part_seconds
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,70 +28,63 @@ ERROR_LENGTH = 160
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: rounds of a task at least, seconds for more of them, rounds of loading, images a batch."""
+    """How long to measure: rounds of a task at least, seconds for more of them, whether sides with all tasks are loaded
+    once more and from a model cache, images in the batch."""
 
     rounds: int
     seconds: float
-    load_rounds: int
+    load_again: bool
     batch: int
 
 
 class SideError(Exception):
-    """A side raised, died or was wrong; the message says so in a line."""
+    """A side died, or what it gave is wrong; the message says so in a line."""
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.replace(f"{ROOT}/", "").split())[:ERROR_LENGTH])
 
 
 class Worker:
-    """A side's process, loaded and having answered once: see `worker.py`.
+    """A side's process (`worker.py`), loaded and having answered once.
 
     `load_seconds` is from its start to the answer, `peak_memory` in bytes what it had resident at most by then.
 
     Raises:
-        SideError: it could not be loaded or could not answer.
+        SideError: it died of that.
     """
 
-    def __init__(self, spec: Spec, folder: Path, batch: int, cache: str | None = None):
-        command = [sys.executable, "-m", MODULES[spec.family], spec.variant, str(folder), str(batch)]
+    def __init__(self, spec: Spec, folder: Path, batch: int, *cache: str):
+        command = [sys.executable, "-m", "benchmarks.worker", CLASSES[spec.family], spec.variant, folder, str(batch)]
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, not a pipe, which nobody would empty
         start, pipe = time.perf_counter(), subprocess.PIPE
         self.process = subprocess.Popen(
-            command + [cache] * bool(cache), cwd=ROOT, stdin=pipe, stdout=pipe, stderr=self.errors, text=True
+            [*command, *cache], cwd=ROOT, stdin=pipe, stdout=pipe, stderr=self.errors, text=True
         )
-        try:
-            self.peak_memory: int = self.ask("load")["peak_memory"]
-        except SideError:
-            self.close()
-            raise
+        self.peak_memory: int = self.reply()["peak_memory"]
         self.load_seconds = time.perf_counter() - start
 
-    def ask(self, task: str, checked: bool = False) -> dict[str, object]:
-        """The reply to a request.
+    def ask(self, task: str, checked: bool) -> dict[str, object]:
+        """What `workloads.run` gives.
 
         Raises:
-            SideError: the side raised or died.
+            SideError: the process died.
         """
-        with contextlib.suppress(BrokenPipeError):  # there is no line to read then
+        with contextlib.suppress(BrokenPipeError):  # there is no reply then
             print(json.dumps([task, checked]), file=self.process.stdin, flush=True)
-        line = self.process.stdout.readline()
-        reply = json.loads(line) if line else {"error": self.last_words()}
-        if "error" in reply:
-            raise SideError(reply["error"])
-        return reply
+        return self.reply()
 
-    def last_words(self) -> str:
-        """How the process died, and the last line of its standard error."""
+    def reply(self) -> dict[str, object]:
+        if line := self.process.stdout.readline():
+            return json.loads(line)
         code = self.process.wait()
         self.errors.seek(0)
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return ": ".join([f"died with {how}", *self.errors.read().strip().splitlines()[-1:]])
+        how = f"died of {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise SideError(": ".join([how, *self.errors.read().strip().splitlines()[-1:]]))
 
     def close(self) -> None:
         """End the process."""
         self.process.kill()
         self.process.communicate()
-        self.errors.close()
 
 
 def check(task: str, spec: Spec, reply: dict[str, object], expected: dict[str, object] | None) -> None:
@@ -111,33 +104,30 @@ def check(task: str, spec: Spec, reply: dict[str, object], expected: dict[str, o
         values, reference = np.array(reply["values"]), np.array(expected["values"])
         error = np.abs(values - reference).max() / np.ptp(reference)
         if not error <= tolerance:  # nor where it is no number
-            what = "logits" if asked else "pixels"
-            raise SideError(f"{what} are off by {error:.1%} of their range, allowed are {tolerance:.1%}")
-
-
-def by_name() -> dict[str, dict]:
-    return defaultdict(lambda: defaultdict(list))
+            raise SideError(f"values are off by {error:.1%} of their range, allowed are {tolerance:.1%}")
 
 
 class Rounds:
-    """All measurements of some sides over the files in `folder`."""
+    """All measurements of some sides over the files in `folder`: run once, then read."""
 
     def __init__(self, sides: Sequence[str], folder: Path, effort: Effort):
         self.sides, self.folder, self.effort = sides, folder, effort
         self.workers: dict[str, Worker] = {}
         self.expected: dict[str, dict[str, object]] = {}
-        self.seconds: dict[str, dict[str, list[float]]] = by_name()  # by task and side
-        self.laps: dict[str, dict[str, list[list[float]]]] = by_name()  # by side and task
+        self.seconds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))  # by task and side
+        self.laps: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))  # by side and task
         self.memory: dict[str, list[int]] = defaultdict(list)  # by side
         self.failures: dict[str, dict[str, str]] = defaultdict(dict)  # by task and side
 
     def run(self) -> None:
         """Load every side, then do every task."""
         try:
-            for _ in range(self.effort.load_rounds):
-                self.turns("load", self.sides, self.load)
-            if self.effort.load_rounds > 1:
-                self.turns("load, model cache", [s for s in self.sides if SIDES[s].family in CACHING], self.load_cached)
+            self.turns("load", self.sides, self.load)
+            if self.effort.load_again:
+                whole = [side for side in self.sides if SIDES[side].tasks is None]
+                self.turns("load", whole, self.load)
+                caching = [side for side in whole if SIDES[side].family in CACHING]
+                self.turns("load, model cache", caching, self.load_cached)
             for task in TASKS:
                 self.time(task)
         finally:
@@ -147,10 +137,8 @@ class Rounds:
     def parts(self) -> dict[str, dict[str, list[float]]]:
         """Seconds by part and side."""
         by_side = {side: part_seconds(laps) for side, laps in self.laps.items()}
-        return {
-            part: {side: parts[part] for side, parts in by_side.items() if parts[part]}
-            for part in next(iter(by_side.values()), {})
-        }
+        names = next(iter(by_side.values()), {})
+        return {name: {side: parts[name] for side, parts in by_side.items() if parts[name]} for name in names}
 
     def turns(self, task: str, sides: Sequence[str], turn: Callable[[str, str], None]) -> list[str]:
         """A turn for each side; those on which it went well. A task that fails once has no times on that side."""
@@ -180,6 +168,7 @@ class Rounds:
         self.turns(task, sides, self.checked_run)
 
     def load(self, task: str, side: str) -> None:
+        """In a new process, which ends the one before it."""
         if side in self.workers:
             self.workers.pop(side).close()
         worker = self.workers[side] = Worker(SIDES[side], self.folder, self.effort.batch)

@@ -1,6 +1,6 @@
 """What is compared: the sides by name, and the interface that all of them have.
 
-A side runs in a process of its own, `python -m <its module>`, so the modules of the sides are named here, not imported.
+A side runs in a process of its own (`worker.py`) that imports nothing for others, so the classes have only names here.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -16,17 +17,16 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import BlipProcessor
     from transformers.utils import ModelOutput
 
 Text = dict[str, np.ndarray]
 Generated: TypeAlias = "np.ndarray | Tensor | ModelOutput"
 
-MODULES = {
-    "PyTorch": "benchmarks.pytorch",
-    "published": "benchmarks.published",
-    "ONNX Runtime": "benchmarks.onnx_runtime",
-    "ours": "benchmarks.ours",
+CLASSES = {
+    "PyTorch": "benchmarks.pytorch:PyTorch",
+    "published": "benchmarks.published:Published",
+    "ONNX Runtime": "benchmarks.onnx_runtime:OnnxRuntime",
+    "ours": "benchmarks.ours:Ours",
 }
 TOLERANCES = {"fp32": 0.002, "bf16": 0.03, "FP16": 0.03, "INT8": 0.08, "INT4": 0.08}
 """How far logits may be from PyTorch's in float32, as a share of the range of these."""
@@ -88,10 +88,17 @@ class Side(ABC):
 
     `image` is `pixel_values` [B, 3, H, W] float32, or what `keep` made of it; `question` holds `input_ids` and
     `attention_mask`, each [B, T] int64.
+
+    Args:
+        folder: what `prepare` made.
+        variant: as in `SIDES`.
+        properties: of OpenVINO, where that is used.
     """
 
-    def __init__(self, processor: BlipProcessor):
-        self.processor = processor
+    def __init__(self, folder: Path, variant: str, properties: dict[str, object]):
+        from transformers import BlipProcessor  # ours does without
+
+        self.processor = BlipProcessor.from_pretrained(folder / "pytorch")
 
     @abstractmethod
     def answer(self, image: object, question: Text, laps: Laps, **settings) -> Generated:

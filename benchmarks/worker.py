@@ -1,37 +1,43 @@
 """The process of a side, so that one that dies takes no other with it and loads nothing but what it needs:
 
-    python -m benchmarks.ours INT8 build/blip-base-random 4 [cache folder]
+    python -m benchmarks.worker benchmarks.ours:Ours INT8 build/blip-base-random 4 [cache folder]
 
-A request is a line of JSON on standard input, `["load", false]` first and then a task and whether its output is to be
-checked; the reply is a line on standard output: what `Runner.load` or `Runner.run` gives, or an `error`.
+It answers once, says so in a line of JSON on standard output, and from then on replies to each line of standard input,
+`["caption", false]`: a task, and whether its output is to be checked. An exception ends it.
 """
 
 import json
 import os
+import pkgutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.sides import Side
-from benchmarks.workloads import Runner
-
-Load = Callable[[Path, str, dict[str, object]], Side]
-"""Folder, variant and OpenVINO properties -> side."""
+from benchmarks.workloads import Inputs, run
 
 
-def serve(load: Load) -> None:
-    """Reply to requests until there are no more."""
+def peak_memory() -> int:
+    """The most memory in bytes that this process has had resident, mapped files included.
+
+    From /proc, because `ru_maxrss` may begin with what the parent process had.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print is no reply
-    variant, folder, batch, *cache = sys.argv[1:]
-    properties: dict[str, object] = {"CACHE_DIR": cache[0]} if cache else {}
+    side_class, variant, folder, batch, *cache = sys.argv[1:]
+    properties = {"CACHE_DIR": cache[0]} if cache else {}
     if os.environ.get("ONEDNN_MAX_CPU_ISA"):  # OpenVINO would go on computing in bf16, without the instructions for it
         properties["INFERENCE_PRECISION_HINT"] = "f32"
-    runner = Runner(lambda: load(Path(folder), variant, properties), int(batch))
+    side, inputs = pkgutil.resolve_name(side_class)(Path(folder), variant, properties), None
+    run(side, inputs, "end to end")
+    print(json.dumps({"peak_memory": peak_memory()}), file=replies, flush=True)
     for line in sys.stdin:
-        task, checked = json.loads(line)
-        try:
-            reply = runner.load() if task == "load" else runner.run(task, checked)
-        except Exception as error:  # of any kind: it becomes a row of the table
-            reply = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(reply), file=replies, flush=True)
+        inputs = inputs or Inputs(side, int(batch))
+        print(json.dumps(run(side, inputs, *json.loads(line))), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()
