@@ -25,18 +25,16 @@ from blip_openvino.ir.optimize import optimize
 CALIBRATION_SAMPLES = 4  # speed does not depend on the ranges found
 MAKERS = ("torch", "transformers", "openvino", "nncf", "onnx", "onnxscript", "onnxruntime")
 RECIPE = 2
-"""Raise it whenever the functions below make something else."""
+"""Raise it whenever the functions below make something else, or of another checkpoint."""
 
 
 def prepare(model: BlipForQuestionAnswering, processor: BlipProcessor, folder: Path) -> None:
-    """Write to `folder` what all sides run; what the same versions made of the same checkpoint is reused."""
+    """Write to `folder` what all sides run; what the same versions made there before is reused."""
     print("making the sides' files, unless they are there ...", flush=True)
     convert(model, processor, folder)
     for weights in ("int8", "int4"):
         optimize(folder, datasets.Dataset.from_list(calibration_samples()), weights)
-    checkpoint = json.loads((folder / "config.json").read_text())["openvino_checkpoint"]
-    stamp = {name: version(name) for name in MAKERS} | {"recipe": RECIPE, "checkpoint": checkpoint}
-    made = folder / "made.json"
+    stamp, made = {name: version(name) for name in MAKERS} | {"recipe": RECIPE}, folder / "made.json"
     if made.exists() and json.loads(made.read_text()) == stamp:
         return
     for name in ("pytorch", "published/FP16", "published/INT8", "onnx/fp32", "onnx/INT8"):

@@ -80,7 +80,7 @@ def short_table(results: dict) -> str:
         medians = {side: median(each) for side, each in runs.items() if each and side != OPTION}
         values = [min((medians[s] for s in medians if SIDES[s].family == rival), default=None) for rival in RIVALS]
         values += [medians.get(side) for side in OURS]
-        least, (label, show) = min(medians.values()), labelled(results, task)
+        least, (label, show) = min(medians.values(), default=0), labelled(results, task)
         shown = ["failed" if value is None else digits(show(value)) for value in values]
         rows.append([label, *(f"**{shown[i]}**" if value == least else shown[i] for i, value in enumerate(values))])
         behind += [task] * (least not in values[-len(OURS) :])

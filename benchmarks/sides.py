@@ -28,8 +28,11 @@ CLASSES = {
     "ONNX Runtime": "benchmarks.onnx_runtime:OnnxRuntime",
     "ours": "benchmarks.ours:Ours",
 }
-TOLERANCES = {"fp32": 0.002, "bf16": 0.03, "FP16": 0.03, "INT8": 0.08, "INT4": 0.08}
-"""How far logits may be from PyTorch's in float32, as a share of the range of these."""
+TOLERANCES = {"fp32": 0.002, "bf16": 0.03, "FP16": 0.03, "INT8": 0.08, "INT4": 0.2}
+"""How far logits may be from PyTorch's in float32, as a share of the range of these.
+
+Right runs at BLIP base's widths and a third of its depth: bf16 and FP16 0.7 %, INT8 2 %, INT4 10 % (of random weights).
+"""
 
 
 @dataclass(frozen=True)
