@@ -52,7 +52,7 @@ def calibration_samples() -> list[dict[str, object]]:
     """The picture, shifted further and further, and a question about it, now the one and now the other."""
     picture, questions = Image.open(BytesIO(photo())), (QUESTION, OTHER_QUESTION)
     return [
-        {"image": ImageChops.offset(picture, 40 * index, 0), "image_id": index, "question": questions[index % 2]}
+        {"image": ImageChops.offset(picture, 40 * index, 0), "image_id": index, "text": questions[index % 2]}
         for index in range(CALIBRATION_SAMPLES)
     ]
 
