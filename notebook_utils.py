@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import dedent
 from threading import Thread
 from urllib.parse import unquote, urlsplit
 
@@ -67,8 +68,8 @@ def download_file(
 
 
 def show_source(*objects: type | Callable) -> Code:
-    """The source of functions and classes, highlighted: a notebook shows what it imports."""
-    return Code("\n\n".join(inspect.getsource(each).strip() for each in objects), language="python")
+    """The source of functions, methods and classes, highlighted: a notebook shows what it imports."""
+    return Code("\n\n".join(dedent(inspect.getsource(each)).strip() for each in objects), language="python")
 
 
 def device_widget(
@@ -85,9 +86,9 @@ def device_widget(
     return widgets.Dropdown(options=options, value=default, description="Device:")
 
 
-def quantization_widget(default: bool = True) -> widgets.Checkbox:
+def quantization_widget(default: bool = True, description: str = "Quantization") -> widgets.Checkbox:
     """A checkbox whose value says whether the notebook quantizes the model."""
-    return widgets.Checkbox(value=default, description="Quantization")
+    return widgets.Checkbox(value=default, description=description)
 
 
 def register_skip() -> None:
