@@ -17,7 +17,7 @@ import openvino as ov
 import requests
 from huggingface_hub import constants, try_to_load_from_cache
 from IPython import get_ipython
-from IPython.display import Code
+from IPython.display import Markdown
 from tqdm.auto import tqdm
 
 from blip_openvino.ir.easy_vqa import load_questions
@@ -67,9 +67,10 @@ def download_file(
     return target
 
 
-def show_source(*objects: type | Callable) -> Code:
+def show_source(*objects: type | Callable) -> Markdown:
     """The source of functions, methods and classes, highlighted: a notebook shows what it imports."""
-    return Code("\n\n".join(dedent(inspect.getsource(each)).strip() for each in objects), language="python")
+    sources = "\n\n\n".join(dedent(inspect.getsource(each)).strip() for each in objects)
+    return Markdown(f"```python\n{sources}\n```")
 
 
 def device_widget(

@@ -36,6 +36,11 @@ def run_notebook(path: Path, output: Path, folder: Path | None = None) -> Notebo
     try:
         client.execute()
     finally:
+        for cell in notebook.cells:
+            if cell.cell_type == "code":  # the page of the demo is gone with its kernel
+                cell.outputs = [
+                    each for each in cell.outputs if "<iframe" not in each.get("data", {}).get("text/html", "")
+                ]
         output.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, output)
     return notebook
