@@ -1,6 +1,8 @@
 """What the PyTorch model gives for a few probes, kept in the converted folder: `evaluate.check` compares with it."""
 
 import logging
+from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,9 @@ QUESTIONS = ("what color is the shape?", "what shape is in the image?", "is ther
 STATEMENTS = ("a red circle", "a blue rectangle in the snow", "a photo of two dogs")
 NEW_TOKENS, LOGIT_STEPS, LOGITS, IMAGE_TOKENS = 12, 4, 512, 8
 """How much of what the model gives is kept: tokens of a text, steps and words whose logits, tokens of an image."""
+APART = 0.04
+"""How far apart the results for any two images have to be, of their range: ten times FP16's tolerance in the check."""
+LEAST_TOKENS = 20
 
 
 def draw_probes(size: int) -> np.ndarray:
@@ -55,7 +60,7 @@ def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str
         caption `captions` [P, tokens]: the greedy text, int64, filled up with -1; with each `*_logits` [rows, steps,
         words] float32 of the first steps and of words spread over the vocabulary `words`, and `*_margins`
         [rows, tokens] float32, how much likelier the chosen token was than the next. For retrieval checkpoints
-        `matches` [P·Q, 2] float32, the matching head's logits.
+        `matches` [P·Q, 2] float32, the matching head's logits. And `silent`, see `why_silent`.
     """
     images = draw_probes(model.config.vision_config.image_size)
     texts = STATEMENTS if hasattr(model, "itm_head") else QUESTIONS
@@ -85,7 +90,25 @@ def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str
         for name in answers[0]:  # question after question -> image after image
             each = np.stack([answer[name] for answer in answers], axis=1)
             found[name] = each.reshape(-1, *each.shape[2:])
-    return found
+    return found | {"silent": np.array(why_silent(found))}
+
+
+def why_silent(reference: Mapping[str, np.ndarray]) -> str:
+    """Why a reference cannot tell right from wrong: its images are too much alike, or few tokens were written.
+
+    Empty where it can.
+    """
+    for name in ("vision", "captions_logits", "answers_logits", "matches"):
+        if name in reference:
+            per_image = np.nan_to_num(reference[name]).reshape(len(reference["images"]), -1)
+            nearest = min(np.sqrt(np.mean((one - other) ** 2)) for one, other in combinations(per_image, 2))
+            apart = nearest / (per_image.max() - per_image.min())
+            if apart < APART:
+                return f"PyTorch's {name} for two of the probes are only {apart:.4f} of their range apart"
+    tokens = sum(int((reference[name] >= 0).sum()) for name in ("captions", "answers") if name in reference)
+    if "matches" not in reference and tokens < LEAST_TOKENS:
+        return f"PyTorch wrote only {tokens} tokens about the probes"
+    return ""
 
 
 def _text_reference(
@@ -112,10 +135,15 @@ def ensure_reference(model: PreTrainedModel, processor: BlipProcessor, folder: P
     mark = " ".join(stamp.values())
     try:
         with np.load(folder / REFERENCE, allow_pickle=False) as there:
-            if str(there["stamp"]) == mark:
-                return
+            is_stale, silent = str(there["stamp"]) != mark, str(there["silent"])
     except (OSError, ValueError, KeyError):
+        is_stale = True
+    if is_stale:
         logger.info("%s: making it with PyTorch", REFERENCE)
-    with staging(folder) as unfinished:
-        np.savez_compressed(unfinished / REFERENCE, stamp=mark, **make_reference(model, processor))
-        (unfinished / REFERENCE).replace(folder / REFERENCE)
+        reference = make_reference(model, processor)
+        silent = str(reference["silent"])
+        with staging(folder) as unfinished:
+            np.savez_compressed(unfinished / REFERENCE, stamp=mark, **reference)
+            (unfinished / REFERENCE).replace(folder / REFERENCE)
+    if silent:
+        logger.warning("%s: blip-ov check can say nothing about this checkpoint, since %s", folder, silent)
