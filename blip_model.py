@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import openvino as ov
 
-from blip_openvino.ir.files import Part, load_config, read_best, read_parts
+from blip_openvino.ir.files import Part
 from blip_openvino.runtime.arguments import GenerationSettings, check_pieces, resolve_settings
-from blip_openvino.runtime.arrays import like
+from blip_openvino.runtime.arrays import joined, like
 from blip_openvino.runtime.decoder import DecoderState
-from blip_openvino.runtime.device import compile_part
+from blip_openvino.runtime.device import load_parts
 from blip_openvino.runtime.encoded import KEPT_BYTES, EncodedImages, EncoderTokens, TextModel
-from blip_openvino.runtime.inputs import check_device, check_pixels, check_text
+from blip_openvino.runtime.inputs import as_prompts, check_pixels, check_text
 
 if TYPE_CHECKING:
     from transformers import BlipConfig, PreTrainedModel
@@ -38,9 +37,10 @@ ROWS_AT_ONCE = 64
 
 
 def __getattr__(name: str) -> object:
-    """`text_decoder_forward`, whose module imports PyTorch and transformers."""
+    """`text_decoder_forward`, which the published notebook's cells import from here."""
     if name != "text_decoder_forward":
         raise AttributeError(f"module 'blip_model' has no attribute {name!r}")
+    # PyTorch and transformers, which greedy search does without.
     from blip_openvino.runtime.generate import text_decoder_forward
 
     return text_decoder_forward
@@ -104,24 +104,8 @@ class OVBlipModel:
             ValueError: the parts are of different checkpoints, there is no such device or precision, or the device
                 cannot run the model.
         """
-        core, folder = ov.Core(), Path(folder)
-        # Of mapped files some pages stay in memory beside the weights that were packed from them, and a file that is
-        # cut short meanwhile would end the process.
-        core.set_property({"ENABLE_MMAP": False})
-        check_device(core, device)
-        config = load_config(folder)
-        if precision is None:
-            precision, models = read_best(core, folder, config)
-        else:
-            models = read_parts(core, folder, config, precision)
-        # Most of compiling a part is work for one core; three at once would take no less time and more memory.
-        with ThreadPoolExecutor(2) as pool:
-            jobs = {
-                part: pool.submit(compile_part, core, model, device, part, precision, ov_config or {})
-                for part, model in models.items()
-            }
-        parts = {part: job.result() for part, job in jobs.items()}
-        generation_config = folder / "generation_config.json"
+        config, precision, parts = load_parts(Path(folder), device, precision, ov_config or {})
+        generation_config = Path(folder) / "generation_config.json"
         settings = json.loads(generation_config.read_text(encoding="utf-8")) if generation_config.exists() else {}
         start = config.text_config.bos_token_id
         return cls(config, start, *(parts.get(part) for part in Part), settings, precision)
@@ -196,7 +180,7 @@ class OVBlipModel:
             start = np.full((len(questions), 1), self.decoder_start_token_id)
             tokens = EncoderTokens(questions, mask[rows])
             found.append(self._generate(start, np.ones_like(start), tokens, settings))
-        return like((pixel_values, input_ids), self._joined(found))
+        return like((pixel_values, input_ids), joined(found, self.config.text_config.pad_token_id))
 
     def generate_caption(
         self,
@@ -231,14 +215,14 @@ class OVBlipModel:
             attention_mask = np.ones_like(input_ids)
         else:
             checked = check_text(self.config.text_config, len(pixel_values), input_ids, attention_mask)
-            input_ids, attention_mask = self._prompts(*checked)
+            input_ids, attention_mask = as_prompts(self.config.text_config, self.decoder_start_token_id, *checked)
         lengths = attention_mask.sum(axis=1).tolist()
         settings = resolve_settings(self.config.text_config, self.generation_config, lengths, generate_kwargs)
         found = [
             self._generate(input_ids[rows], attention_mask[rows], images, settings)
             for images, rows in self._pieces(pixel_values, len(input_ids), self.text_decoder, settings)
         ]
-        return like(given, self._joined(found))
+        return like(given, joined(found, self.config.text_config.pad_token_id))
 
     def match(
         self, pixel_values: Array | EncodedImages, input_ids: Array, attention_mask: Array | None = None
@@ -265,18 +249,6 @@ class OVBlipModel:
         if not is_possible:
             raise ValueError(f"this checkpoint, {(self.config.architectures or ['BLIP'])[0]}, {otherwise}")
 
-    def _prompts(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The tokenizer's [CLS] a picture of [SEP] as the decoder wants it, [DEC] a picture of, padded on the left."""
-        ends = self.config.text_config.sep_token_id
-        prompts = [ids[mask > 0] for ids, mask in zip(input_ids, attention_mask, strict=True)]
-        prompts = [prompt[:-1] if prompt[-1] == ends and len(prompt) > 1 else prompt for prompt in prompts]
-        longest = max(map(len, prompts))
-        ids = np.full((len(prompts), longest), self.config.text_config.pad_token_id)
-        for row, prompt in zip(ids, prompts, strict=True):
-            row[longest - len(prompt) :] = [self.decoder_start_token_id, *prompt[1:]]
-        lengths = np.array([[len(prompt)] for prompt in prompts])
-        return ids, (np.arange(longest) >= longest - lengths).astype(np.int64)
-
     def _pieces(
         self,
         pixel_values: Array | EncodedImages,
@@ -301,18 +273,10 @@ class OVBlipModel:
         """Continue `input_ids` [rows, T], looking at `tokens`: by the loop below, or by `generate` of transformers."""
         if settings.is_greedy and isinstance(self.text_decoder, TextModel):
             return greedy_search(DecoderState(self.text_decoder, tokens), input_ids, attention_mask, settings)
-        from blip_openvino.runtime.generate import generate  # imports PyTorch and transformers
+        # PyTorch and transformers, which greedy search does without.
+        from blip_openvino.runtime.generate import generate
 
         return generate(self.config.text_config, self.text_decoder, tokens, input_ids, attention_mask, settings)
-
-    def _joined(self, found: list[np.ndarray | ModelOutput]) -> np.ndarray | ModelOutput:
-        """The pieces' token ids as one array, shorter ones filled up with the padding token."""
-        if len(found) == 1:
-            return found[0]
-        longest, pad = max(ids.shape[1] for ids in found), self.config.text_config.pad_token_id
-        return np.concatenate(
-            [np.pad(ids, ((0, 0), (0, longest - ids.shape[1])), constant_values=pad) for ids in found]
-        )
 
 
 def greedy_search(

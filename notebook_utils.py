@@ -5,18 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import sys
-import time
 import uuid
 from collections.abc import Callable, Sequence
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from threading import Thread
 from urllib.parse import unquote, urlsplit
 
 import ipywidgets as widgets
 import openvino as ov
 import requests
-import urllib3
 from huggingface_hub import constants, try_to_load_from_cache
 from IPython import get_ipython
 from IPython.display import Code
@@ -24,10 +21,7 @@ from tqdm.auto import tqdm
 
 from blip_openvino.ir.easy_vqa import load_questions
 
-CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0  # seconds to connect, and between two arrivals of bytes
-STALL_SECONDS, STALL_BYTES = 30.0, 30 * 1024  # a server that sends less than this in that time has stalled
-MAX_REDIRECTS = 5
-CHUNK_SIZE = 256 * 1024  # bytes
+TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two arrivals of bytes
 HUB_TIMEOUT = 3.0  # seconds in all, name resolution included
 HUB_FILES = ("config.json", "model.safetensors")  # an interrupted download leaves only the first
 
@@ -41,89 +35,35 @@ def download_file(
 ) -> Path:
     """Download a file over http or https and return its path, `directory / filename`.
 
-    filename: a plain name; by default the last part of the URL's path. directory: made when missing, by default the
-    current one. A file that is already there is not downloaded again, and a printed line says so. The file appears
-    under its name only when complete, also when interrupted or when several processes download it at once.
-    Raises ValueError for another scheme and for a name that is not a plain one, DownloadError (an OSError) when the
-    server fails, redirects too often, stalls or sends another number of bytes than it announced.
+    filename: by default the last part of the URL's path. directory: made when missing, by default the current one.
+    A file that is already there is not downloaded again, and a printed line says so. The file appears under its name
+    only when complete.
+    Raises ValueError for a name that is a path, DownloadError (an OSError) when the server cannot be reached, answers
+    with an error, falls silent or sends less than it announced.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"cannot download {url!r}: expected an http:// or https:// address")
-    target = Path(directory or ".") / _plain_name(
-        unquote(parts.path.rpartition("/")[2]) if filename is None else filename
-    )
-    if target.is_file():
+    name = filename or unquote(urlsplit(url).path.rpartition("/")[2])
+    if name in ("", "..") or Path(name).name != name:
+        raise ValueError(f"filename {name!r} is not a plain file name; give one without a path, like 'image.jpg'")
+    target = Path(directory or ".") / name
+    if target.exists():
         print(f"'{target}' already exists.")
         return target
-    if target.exists():
-        raise ValueError(f"cannot download {url!r} to '{target}': that is not a file")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        _fetch(url, partial, target.name, show_progress and _progress_is_readable())
+        with requests.get(url, stream=True, timeout=TIMEOUT) as response, partial.open("xb") as file:
+            response.raise_for_status()
+            size = int(response.headers.get("Content-Length", 0)) or None
+            with tqdm(total=size, desc=name, unit="B", unit_scale=True, disable=not show_progress) as bar:
+                for chunk in response.iter_content(2**18):
+                    file.write(chunk)
+                    bar.update(len(chunk))
         os.replace(partial, target)
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+    except requests.RequestException as error:
         raise DownloadError(f"cannot download {url}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
     return target
-
-
-def _plain_name(name: str) -> str:
-    """The name itself, unless it could write anywhere but into the directory that was asked for, on any system."""
-    # Windows takes both slashes and drives for a path, so its rules cover the other systems'.
-    is_path = name in ("", ".", "..") or PureWindowsPath(name).name != name
-    if is_path or not name.isprintable() or not name.strip() or len(os.fsencode(name)) > 255:
-        raise ValueError(f"filename {name!r} is not a plain file name; give one without a path, like 'image.jpg'")
-    return name
-
-
-def _progress_is_readable() -> bool:
-    """A progress bar suits a notebook and a terminal; in a log it is noise."""
-    return hasattr(get_ipython(), "kernel") or sys.stderr.isatty()
-
-
-def _fetch(url: str, path: Path, name: str, show_progress: bool) -> None:
-    """Write what `url` holds to `path`, or raise."""
-    with requests.Session() as session:
-        session.max_redirects = MAX_REDIRECTS
-        # Compressed on the way, a file would arrive with another length than announced.
-        headers = {"Accept-Encoding": "identity"}
-        response = session.get(url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
-        with response:
-            if response.status_code != requests.codes.ok:
-                raise DownloadError(
-                    f"cannot download {url}: the server answered {response.status_code} {response.reason}"
-                )
-            if response.headers.get("Content-Encoding", "identity") != "identity":
-                encoding = response.headers["Content-Encoding"]
-                raise DownloadError(f"cannot download {url}: the server compressed it ({encoding}) against the request")
-            length = response.headers.get("Content-Length", "")
-            expected = int(length) if length.isdigit() else None
-            bar = tqdm(total=expected, desc=name, unit="B", unit_scale=True, disable=not show_progress)
-            with path.open("xb") as file, bar:
-                received = _copy(url, response, file, bar)
-    if expected is not None and received != expected:
-        raise DownloadError(f"cannot download {url}: {received} bytes arrived of {expected}")
-
-
-def _copy(url: str, response: requests.Response, file, bar: tqdm) -> int:
-    """Copy the body as it arrives and return its number of bytes."""
-    received = window_bytes = 0
-    window_start = time.monotonic()
-    # Not iter_content: it waits for a full chunk, through which a server may drip for hours unseen.
-    while chunk := response.raw.read1(CHUNK_SIZE):
-        file.write(chunk)
-        bar.update(len(chunk))
-        received += len(chunk)
-        window_bytes += len(chunk)
-        elapsed = time.monotonic() - window_start
-        if elapsed >= STALL_SECONDS:
-            if window_bytes < STALL_BYTES:
-                raise DownloadError(f"cannot download {url}: stalled, {window_bytes} bytes in {elapsed:.0f} seconds")
-            window_start, window_bytes = time.monotonic(), 0
-    return received
 
 
 def show_source(*objects: type | Callable) -> Code:
@@ -169,62 +109,46 @@ def model_widget(models: Sequence[str], embedded: str | Path, env: str = "BLIP_M
     models: Hub ids, the preferred one first. embedded: folder of a model that needs no network, better relative, for
     it is displayed. The default is the value of the environment variable `env`; else `models[0]` when it is in the
     local cache or the Hub answers within `HUB_TIMEOUT` seconds; else `embedded`, and a printed line says why.
-    Raises ValueError for no models, and FileNotFoundError when it must fall back on a folder that is not there.
+    Raises FileNotFoundError when it must fall back on a folder that is not there.
     """
-    if not models:
-        raise ValueError("models is empty: expected at least one Hugging Face Hub id")
     embedded = Path(embedded).as_posix()
-    options = list(dict.fromkeys([*models, embedded]))
     chosen = os.environ.get(env, "").strip()
     if chosen:
         print(f"Model {chosen}: chosen by the environment variable {env}.")
-        options = options if chosen in options else [chosen, *options]
-        return _model_dropdown(options, chosen)
-    if _is_cached(models[0]):
-        return _model_dropdown(options, models[0])
-    problem = _hub_problem(models[0])
-    if problem is None:
-        return _model_dropdown(options, models[0])
-    if not Path(embedded).is_dir():
+    elif (problem := _hub_problem(models[0])) is None:
+        chosen = models[0]
+    elif Path(embedded).is_dir():
+        chosen = embedded
+        print(
+            f"{models[0]} is not available: {problem}. Using the embedded model {embedded} instead.\n"
+            f"To use another, pick it from the list or set the environment variable {env}."
+        )
+    else:
         raise FileNotFoundError(f"{models[0]} is not available ({problem}), and there is no folder {embedded}")
-    print(
-        f"{models[0]} is not available: {problem}. Using the embedded model {embedded} instead.\n"
-        f"To use another, pick it from the list or set the environment variable {env}."
-    )
-    return _model_dropdown(options, embedded)
-
-
-def _model_dropdown(options: list[str], value: str) -> widgets.Dropdown:
-    return widgets.Dropdown(options=options, value=value, description="Model:", layout={"width": "30em"})
-
-
-def _is_cached(model: str) -> bool:
-    """Whether the local Hub cache holds the model's configuration and its weights."""
-    return all(isinstance(try_to_load_from_cache(model, name, constants.HF_HUB_CACHE), str) for name in HUB_FILES)
+    options = list(dict.fromkeys([*models, embedded, chosen]))
+    return widgets.Dropdown(options=options, value=chosen, description="Model:", layout={"width": "30em"})
 
 
 def _hub_problem(model: str) -> str | None:
-    """Why the Hub cannot provide the model, or None when it can."""
+    """Why the model can come neither from the local cache nor from the Hub; None when it can."""
+    if all(isinstance(try_to_load_from_cache(model, name, constants.HF_HUB_CACHE), str) for name in HUB_FILES):
+        return None
     if constants.HF_HUB_OFFLINE:
         return "it is not in the local cache, and HF_HUB_OFFLINE forbids asking the Hugging Face Hub"
-    url = f"{constants.ENDPOINT}/{model}/resolve/main/config.json"
-    silence = f"the Hugging Face Hub could not be reached (no answer within {HUB_TIMEOUT:g} seconds)"
-    problem = [silence]
+    problem = f"the Hugging Face Hub gave no answer within {HUB_TIMEOUT:g} seconds"
 
     def ask() -> None:
+        nonlocal problem
         try:
-            status = requests.head(url, timeout=HUB_TIMEOUT, allow_redirects=False).status_code
-            problem[0] = None if status < 400 else f"the Hugging Face Hub answered {status}"
-        except requests.Timeout:
-            problem[0] = silence
+            response = requests.head(f"{constants.ENDPOINT}/{model}/resolve/main/config.json", timeout=HUB_TIMEOUT)
+            problem = f"the Hugging Face Hub answered {response.status_code}" if response.status_code >= 400 else None
         except requests.RequestException as error:
-            problem[0] = f"the Hugging Face Hub could not be reached ({type(error).__name__})"
+            problem = f"the Hugging Face Hub could not be reached ({type(error).__name__})"
 
-    # A thread, for the timeout of requests covers neither name resolution nor headers that arrive drop by drop.
-    thread = Thread(target=ask, daemon=True)
+    thread = Thread(target=ask, daemon=True)  # for the timeout of requests does not cover name resolution
     thread.start()
     thread.join(HUB_TIMEOUT)
-    return problem[0]
+    return problem
 
 
 DEMO_PHOTO = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/demo.jpg"

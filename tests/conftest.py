@@ -1,5 +1,6 @@
 """What the tests share: the embedded checkpoint in PyTorch and in OpenVINO, random models, easy-VQA as tensors."""
 
+import io
 import random
 from collections import defaultdict
 from pathlib import Path
@@ -74,6 +75,19 @@ def in_openvino(model: PreTrainedModel) -> OVBlipModel:
 def padded(rows: list[Tensor], width: int = 24) -> Tensor:
     """Token ids of several generations as one tensor, [rows, width]."""
     return torch.stack([torch.nn.functional.pad(row, (0, width - len(row))) for row in rows])
+
+
+def picture() -> Image.Image:
+    """An easy-VQA picture, whose shape and colours a model can tell only if nothing went wrong on the way."""
+    with Image.open(load_questions("test")[0].image_path) as image:
+        return image.convert("RGB")
+
+
+def encoded(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
+    """The image as the content of a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
 
 
 class EasyVQA:

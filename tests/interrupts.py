@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
-from strange_images import picture
+from conftest import picture
 from strange_texts import CONTROL_QUESTION
 from transformers import BlipProcessor
 

@@ -1,15 +1,12 @@
 """Every row of strange input has its one outcome, and the model answers right after each."""
 
-import io
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from conftest import picture
 from strange import Refused, Row, named
 from strange_arguments import ARGUMENTS, Collector
-from strange_images import FILES, OBJECTS, encoded, lying, picture
 from strange_texts import AS_PYTORCH, CAPTION, CONTROL_QUESTION, QUESTIONS, SAME, TENSORS
 from transformers import GenerationConfig
 
@@ -54,24 +51,6 @@ def vision_model_must_not_run(fp16_model, monkeypatch):
         raise AssertionError("the vision model ran on wrong input")
 
     return lambda: monkeypatch.setattr(fp16_model, "encode_images", encode_images)
-
-
-def test_the_table_is_as_long_as_promised():
-    assert len(FILES + OBJECTS + QUESTIONS + TENSORS + ARGUMENTS) >= 60
-
-
-@pytest.mark.parametrize("row", named(FILES) + named(OBJECTS))
-def test_strange_image(row: Row, ask, tmp_path):
-    if isinstance(row.expected, Refused):
-        row.expected.check(lambda: load_image(row.given(tmp_path)))
-        row.expected.check(lambda: ask(row.given(tmp_path)))
-        return
-    found, expected = load_image(row.given(tmp_path)), row.expected()
-    assert found.mode == "RGB"
-    if row.name != "40 megapixels":  # what is expected there is a small image of the same color
-        assert found.size == expected.size
-        assert np.abs(np.asarray(found, int) - np.asarray(expected, int)).max() <= 1
-    assert ask(row.given(tmp_path), "") == ask(expected, "")
 
 
 @pytest.mark.parametrize("row", named(QUESTIONS))
@@ -171,35 +150,6 @@ def test_settings_of_the_folder_are_not_held_against_the_caller(fp16_model, cont
     Refused("temperature is 0.5, but nothing is sampled").check(
         lambda: fp16_model.generate_answer(**control, temperature=0.5)
     )
-
-
-@pytest.mark.parametrize("orientation", range(0, 11))
-def test_orientations_are_those_of_pillow(orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    content = encoded(picture().crop((0, 0, 40, 64)), exif=exif)
-    with Image.open(io.BytesIO(content)) as image:
-        expected = ImageOps.exif_transpose(image)
-    assert load_image(content).tobytes() == expected.convert("RGB").tobytes()
-
-
-def test_loading_twice_turns_once_and_leaves_the_original_alone(tmp_path):
-    path = tmp_path / "lying.png"
-    path.write_bytes(lying(6))
-    with Image.open(path) as original:
-        once = load_image(original)
-        assert original.getexif()[0x0112] == 6
-    assert load_image(once).tobytes() == once.tobytes() == picture().tobytes()
-    own = picture()
-    load_image(own).putpixel((0, 0), (1, 2, 3))
-    assert own.tobytes() == picture().tobytes()
-
-
-def test_file_is_closed_after_an_error_too(tmp_path, recwarn):
-    path = tmp_path / "cut.png"
-    path.write_bytes(encoded(picture())[:200])
-    Refused("damaged").check(lambda: load_image(path))
-    assert not [warning for warning in recwarn if issubclass(warning.category, ResourceWarning)]
 
 
 def test_captions_of_control_agree_with_pytorch(checkpoint, processor, control):

@@ -42,7 +42,18 @@ def as_array(values: Array, name: str) -> np.ndarray:
 def like(given: tuple[object, ...], result: object) -> object:
     """`result` as a tensor where any of the inputs `given` was one and it is an array; else as it is."""
     if isinstance(result, np.ndarray) and any(map(is_tensor, given)):
-        import torch  # imported by who gave a tensor
+        # It is there already: who gave a tensor has imported it.
+        import torch
 
         return torch.from_numpy(result)
     return result
+
+
+def joined(found: list[object], pad_token_id: int) -> object:
+    """Token ids of several calls [rows, tokens] as one array, shorter ones filled up; of one call as they are."""
+    if len(found) == 1:
+        return found[0]
+    longest = max(ids.shape[1] for ids in found)
+    return np.concatenate(
+        [np.pad(ids, ((0, 0), (0, longest - ids.shape[1])), constant_values=pad_token_id) for ids in found]
+    )

@@ -6,14 +6,17 @@ Figures are of BLIP base; a processor that none of the rules names gets OpenVINO
 import os
 import platform
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import openvino as ov
 from openvino.properties.hint import PerformanceMode
 
-from blip_openvino.ir.files import Part
+from blip_openvino.ir.files import Part, load_config, read_best, read_parts
 from blip_openvino.runtime.avx2 import products_as_convolutions, products_by_mlas
 from blip_openvino.runtime.encoded import TextModel
+from blip_openvino.runtime.inputs import check_device
 from blip_openvino.runtime.split import keep_cache, keep_last_logits, split_projections
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -106,3 +109,29 @@ def compile_part(
         keep_cache(model)
         keep_last_logits(model)
     return TextModel(compiled(model, has_image_tokens=False), compiled(projections, has_image_tokens=True))
+
+
+def load_parts(
+    folder: Path, device: str, precision: str | None, wishes: Mapping[str, object]
+) -> tuple[SimpleNamespace, str, dict[Part, ov.CompiledModel | TextModel]]:
+    """Read and compile a converted folder: its configuration, the precision that was loaded, and its parts.
+
+    Takes and raises what `OVBlipModel.from_pretrained` does.
+    """
+    core = ov.Core()
+    # Of mapped files some pages stay in memory beside the weights that were packed from them, and a file that is cut
+    # short meanwhile would end the process.
+    core.set_property({"ENABLE_MMAP": False})
+    check_device(core, device)
+    config = load_config(folder)
+    if precision is None:
+        precision, models = read_best(core, folder, config)
+    else:
+        models = read_parts(core, folder, config, precision)
+    # Most of compiling a part is work for one core; three at once would take no less time and more memory.
+    with ThreadPoolExecutor(2) as pool:
+        jobs = {
+            part: pool.submit(compile_part, core, model, device, part, precision, wishes)
+            for part, model in models.items()
+        }
+        return config, precision, {part: job.result() for part, job in jobs.items()}

@@ -76,3 +76,26 @@ def check_text(
         # The text encoder counts positions from the first column, hidden or not: padding there would change the answer.
         raise ValueError("attention_mask hides tokens before others: pad texts at the end, padding_side='right'")
     return tuple(np.array(each, np.int64, order="C") for each in (ids, mask))
+
+
+def as_prompts(
+    config: SimpleNamespace, start: int, input_ids: np.ndarray, attention_mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The tokenizer's [CLS] a picture of [SEP] as the decoder wants it: [DEC] a picture of.
+
+    Args:
+        start: the token that a text starts with, [DEC].
+        input_ids, attention_mask: as `check_text` gives them, padded at the end.
+
+    Returns:
+        Both again, [B, T] int64, padded at the beginning, so that each text goes on where its prompt ends.
+    """
+    prompts = [ids[mask > 0] for ids, mask in zip(input_ids, attention_mask, strict=True)]
+    prompts = [prompt[:-1] if prompt[-1] == config.sep_token_id and len(prompt) > 1 else prompt for prompt in prompts]
+    longest = max(map(len, prompts))
+    ids = np.full((len(prompts), longest), config.pad_token_id)
+    mask = np.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = [start, *prompt[1:]]
+        mask[row, longest - len(prompt) :] = 1
+    return ids, mask

@@ -1,0 +1,137 @@
+"""Exact match on easy-VQA; models that answer what the test decides."""
+
+import random
+
+import datasets
+import numpy as np
+import pytest
+from conftest import EMBEDDED
+from PIL import Image
+
+from blip_openvino.evaluate import accuracy
+from blip_openvino.evaluate.accuracy import (
+    Score,
+    answer_questions,
+    caption_images,
+    exact_match,
+    measure_accuracy,
+    score_answers,
+)
+from blip_openvino.ir.easy_vqa import Question, load_captions, load_questions
+from blip_openvino.runtime.processor import OVBlipProcessor
+
+
+@pytest.mark.parametrize(
+    ("right", "asked", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (29, 29, 0.8830, 1.0),
+    ],
+)
+def test_interval_is_the_one_published_by_newcombe(right, asked, low, high):
+    """R. G. Newcombe, "Two-sided confidence intervals for the single proportion" (1998), table I, method 3."""
+    assert Score(right, asked).interval() == pytest.approx((low, high), abs=5e-5)
+
+
+def test_score_reads_as_percentages():
+    assert str(Score(9617, 9673)) == "99.42 % (99.25 - 99.55)"
+    assert str(Score(772, 772)) == "100.00 % (99.50 - 100.00)"
+
+
+@pytest.fixture(scope="module")
+def ours() -> OVBlipProcessor:
+    return OVBlipProcessor.from_pretrained(EMBEDDED)
+
+
+class EchoModel:
+    """Answers a question with its own words, captions an image with a word for its brightness; keeps its calls."""
+
+    def __init__(self):
+        self.calls = []
+
+    def generate_answer(self, pixel_values, input_ids, attention_mask, max_new_tokens):
+        self.calls.append((len(pixel_values), int(attention_mask.sum()), max_new_tokens))
+        return input_ids
+
+    def generate_caption(self, pixel_values, max_new_tokens):
+        self.calls.append((len(pixel_values), max_new_tokens))
+        return np.array([[brightness_token(pixels)] for pixels in pixel_values])
+
+
+def brightness_token(pixels: np.ndarray) -> int:
+    return 5 + round(20 / (1 + float(np.exp(-pixels.mean()))))
+
+
+@pytest.fixture(scope="module")
+def shuffled_questions() -> list[Question]:
+    """All questions about 12 images, those about one image apart from each other."""
+    questions = [question for question in load_questions("test") if question.image_id < 12]
+    random.Random(0).shuffle(questions)
+    return questions
+
+
+def test_answers_come_in_the_order_of_the_questions_and_each_image_is_encoded_once(ours, shuffled_questions):
+    model = EchoModel()
+    answers = answer_questions(model, ours, shuffled_questions)
+    tokens = [ours(text=question.question)["input_ids"][0] for question in shuffled_questions]
+    assert answers == ours.batch_decode(tokens)
+    assert [(images, limit) for images, _, limit in model.calls] == [(1, 20)] * 12
+    assert sum(count for _, count, _ in model.calls) == sum(map(len, tokens))
+
+
+@pytest.mark.parametrize("count", [1, 32, 70])
+def test_captions_come_in_the_order_of_the_images_across_batches(ours, tmp_path, count):
+    paths = [str(tmp_path / f"{index}.png") for index in range(count)]
+    for index, path in enumerate(paths):
+        Image.new("RGB", (64, 64), (index * 37 % 256,) * 3).save(path)
+    model = EchoModel()
+    expected = [[brightness_token(pixels)] for pixels in ours(paths)["pixel_values"]]
+    assert caption_images(model, ours, paths) == ours.batch_decode(expected)
+    assert [images for images, _ in model.calls] == [32] * (count // 32) + [count % 32] * (count % 32 > 0)
+
+
+def test_answers_are_scored_by_question_type():
+    questions = [Question("image.png", "what?", answer, 0) for answer in ("yes", "no", "no", "red", "teal", "circle")]
+    assert score_answers(["yes", "no", "yes", "red", "circle", "circle"], questions) == {
+        "all": Score(4, 6),
+        "yes/no": Score(2, 3),
+        "colour": Score(1, 2),
+        "shape": Score(1, 1),
+    }
+    assert score_answers(["Red"], questions[3:4]) == {"all": Score(0, 1), "colour": Score(0, 1)}
+
+
+def test_exact_match_counts_equal_texts_and_wants_one_for_each():
+    assert exact_match(["a red circle", "a teal circle", ""], ["a red circle", "a red circle", ""]) == Score(2, 3)
+    with pytest.raises(ValueError, match="1 texts do not go with 2 expected"):
+        exact_match(["yes"], ["yes", "no"])
+    with pytest.raises(ValueError, match="give one for each, at least one"):
+        exact_match([], [])
+
+
+def test_easy_vqa_is_measured_with_agreement_and_captions(monkeypatch, f32_model, ours, shuffled_questions):
+    captions = dict(list(load_captions("test").items())[:12])
+    monkeypatch.setattr(accuracy, "load_questions", lambda split: shuffled_questions)
+    monkeypatch.setattr(accuracy, "load_captions", lambda split: captions)
+    found = measure_accuracy({"FP16": f32_model, "INT8": EchoModel()}, ours, "easy-vqa")
+    assert found["answers, all"] == {"FP16": str(Score(n := len(shuffled_questions), n)), "INT8": str(Score(0, n))}
+    assert found["agreement with FP16, answers"] == found["answers, all"]
+    assert found["captions"] == {"FP16": str(Score(12, 12)), "INT8": str(Score(0, 12))}
+    assert {"answers, colour", "answers, shape", "answers, yes/no", "agreement with FP16, captions"} < found.keys()
+
+
+def test_without_data_the_scoring_half_of_vqa_v2_is_measured(monkeypatch, ours):
+    """Only images of odd ids score, those of even ones calibrate."""
+    image = Image.open(load_questions("test")[0].image_path)
+    humans = [[{"answer": "circle"}] * 10, [{"answer": "Is there a circle"}] * 10]
+    records = [
+        {"image": image, "image_id": i, "question": "is there a circle", "answers": humans[i % 2]} for i in range(9)
+    ]
+    stream = datasets.Dataset.from_list(records).to_iterable_dataset()
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: stream)
+    assert measure_accuracy({"FP16": EchoModel()}, ours, samples=3) == {"VQA accuracy, 3 samples": {"FP16": "100.00%"}}
+    with pytest.raises(ValueError, match="no data 'vqa' to measure accuracy on"):
+        measure_accuracy({"FP16": EchoModel()}, ours, "vqa")

@@ -1,0 +1,36 @@
+"""easy-VQA's records, and the captions that its questions imply."""
+
+import pytest
+
+from blip_openvino.ir.easy_vqa import ANSWERS, load_captions, load_questions, question_type, revealed_words
+
+
+@pytest.mark.parametrize(("split", "questions", "captions"), [("train", 38575, 3132), ("test", 9673, 772)])
+def test_splits_have_the_published_questions_and_captions_that_no_question_contradicts(split, questions, captions):
+    asked, caption_of = load_questions(split), load_captions(split)
+    assert (len(asked), len(caption_of)) == (questions, captions)
+    assert len({question.image_path for question in asked}) == len({question.image_id for question in asked})
+    for question in asked:
+        if question.answer not in ("yes", "no") and question.image_path in caption_of:
+            assert question.answer in caption_of[question.image_path].split()
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "words"),
+    [
+        ("what color is the shape?", "teal", {"teal"}),
+        ("is there a teal shape?", "yes", {"teal"}),
+        ("is there a teal shape?", "no", set()),
+        ("is no teal shape present?", "no", {"teal"}),
+        ("is there not a circle?", "yes", set()),
+    ],
+)
+def test_question_with_its_answer_reveals_what_is_true(question, answer, words):
+    assert revealed_words(question, answer) == words
+
+
+def test_answers_are_of_three_types_and_other_splits_refused():
+    assert [question_type(answer) for answer in ("red", "circle", "no")] == ["colour", "shape", "yes/no"]
+    assert {question.answer for question in load_questions("test")} == set(ANSWERS)
+    with pytest.raises(ValueError, match="easy-VQA has no split 'dev'"):
+        load_questions("dev")

@@ -1,0 +1,126 @@
+"""OVBlipProcessor beside the BlipProcessor of transformers that it stands in for."""
+
+import json
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import EMBEDDED, ROOT
+from PIL import Image
+from tokenizers import Tokenizer
+from transformers import BlipImageProcessorPil
+
+from blip_openvino.runtime.processor import OVBlipProcessor, preprocess_image
+
+BLIP_BASE = BlipImageProcessorPil(size={"height": 384, "width": 384})
+
+
+@pytest.fixture(scope="module")
+def ours(converted) -> OVBlipProcessor:
+    return OVBlipProcessor.from_pretrained(converted)
+
+
+@pytest.mark.parametrize(
+    "size", [(384, 384), (1024, 768), (385, 2000), (4000, 400), (64, 64), (1, 1), (1, 5000), (383, 1000)]
+)
+def test_pixels_are_those_of_transformers_to_within_one_of_256_levels(size):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    expected, found = BLIP_BASE(image, return_tensors="np")["pixel_values"], preprocess_image(BLIP_BASE, image)
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
+    assert np.abs((found - expected) * np.reshape(BLIP_BASE.image_std, (3, 1, 1)) * 255).max() <= 1.001
+
+
+def test_answers_and_captions_are_unchanged_on_enlarged_test_images(ours, processor, easy_vqa, f32_model):
+    """The test split's images at five times their size, as another camera would have taken them."""
+    images = [Image.open(path).convert("RGB").resize((320, 300)) for path in easy_vqa.paths[::8]]
+    expected = processor.image_processor(images, return_tensors="np")["pixel_values"]
+    inputs = ours(images, ["what color is the shape?"] * len(images))
+    assert not np.array_equal(inputs["pixel_values"], expected)
+    theirs = inputs | {"pixel_values": expected}
+    assert np.array_equal(f32_model.generate_answer(**inputs), f32_model.generate_answer(**theirs))
+    captions = [f32_model.generate_caption(each["pixel_values"]) for each in (inputs, theirs)]
+    assert np.array_equal(*captions)
+
+
+def test_token_ids_and_decoded_texts_are_those_of_transformers(ours, processor, easy_vqa):
+    texts = [question.question for question in easy_vqa.questions]
+    texts += ["", "Ünïcode?!", "two  spaces", "[MASK] and [SEP]", "數字 7", "a" * 300, "what color\nis it"]
+    expected, found = processor(text=texts, padding=True, return_tensors="np"), ours(text=texts)
+    for name in ("input_ids", "attention_mask"):
+        assert found[name].dtype == np.int64
+        assert np.array_equal(found[name], expected[name])
+    rows = found["input_ids"][-40:]
+    for skipped in (True, False):
+        decoded = processor.batch_decode(rows, skip_special_tokens=skipped)
+        for ids in (rows, torch.from_numpy(rows), rows.tolist()):
+            assert ours.batch_decode(ids, skip_special_tokens=skipped) == decoded
+        assert ours.decode(torch.from_numpy(rows[0]), skip_special_tokens=skipped) == decoded[0]
+
+
+@pytest.mark.parametrize(
+    ("images", "text"), [(1, None), (3, None), (None, "is it?"), (1, "is it?"), (2, ["is it?", "what color is it?"])]
+)
+def test_calls_of_transformers_give_the_same_tensors(ours, processor, easy_vqa, images, text):
+    pictures = images and [Image.open(path).convert("RGB") for path in easy_vqa.paths[:images]]
+    arguments = {"images": pictures[0] if images == 1 else pictures, "text": text, "return_tensors": "pt"}
+    expected, found = (each(**arguments, padding=True) for each in (processor, ours))
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "neither an image nor a text"),
+        ({"images": [], "text": []}, "neither an image nor a text"),
+        ({"text": ["a", None]}, "it takes a string or several"),
+        ({"text": 7}, "text is 7"),
+        ({"text": ["a", "a b"], "padding": False}, "different numbers of tokens: set padding=True"),
+        ({"text": "a", "return_tensors": "tf"}, "return_tensors is 'tf'"),
+    ],
+)
+def test_wrong_arguments_are_refused(ours, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ours(**arguments)
+
+
+def test_other_ways_of_resizing_are_refused():
+    settings = SimpleNamespace(**BLIP_BASE.to_dict() | {"resample": 0})
+    with pytest.raises(ValueError, match=r"resample=0; OVBlipProcessor does resample=\w+ only"):
+        OVBlipProcessor(Tokenizer.from_file(str(EMBEDDED / "tokenizer.json")), settings)
+
+
+@pytest.mark.parametrize("name", ["processor_config.json", "tokenizer.json"])
+def test_damaged_file_of_a_converted_folder_is_named(converted, tmp_path, name):
+    folder = shutil.copytree(converted, tmp_path / "copy")
+    (folder / name).write_text("{}")
+    with pytest.raises(ValueError, match=f"{name} is missing or not as it was saved"):
+        OVBlipProcessor.from_pretrained(folder)
+
+
+def test_checkpoint_folders_of_either_layout_are_read(ours, easy_vqa, tmp_path):
+    settings = json.loads((EMBEDDED / "processor_config.json").read_text())["image_processor"]
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))  # as transformers saved it until 4
+    with pytest.raises(FileNotFoundError, match=r"has no processor .* name a converted folder or a checkpoint's"):
+        OVBlipProcessor.from_pretrained(tmp_path)
+    shutil.copy(EMBEDDED / "tokenizer.json", tmp_path)
+    expected = ours(easy_vqa.paths[0], "is it?")
+    for folder in (EMBEDDED, tmp_path):
+        found = OVBlipProcessor.from_pretrained(folder)(easy_vqa.paths[0], "is it?")
+        assert all(np.array_equal(found[name], array) for name, array in expected.items())
+
+
+def test_arrays_need_neither_pytorch_nor_transformers(easy_vqa):
+    code = f"""
+import sys
+from blip_openvino.runtime.processor import OVBlipProcessor
+OVBlipProcessor.from_pretrained({str(EMBEDDED)!r})({easy_vqa.paths[0]!r}, "is it?")
+print([name for name in ("torch", "transformers", "matplotlib") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
