@@ -219,7 +219,7 @@ def by_beams(text_decoder: TextModel, tokens: EncoderTokens, ids: np.ndarray) ->
     state = DecoderState(text_decoder, tokens)
     order = np.roll(np.arange(len(ids) * BEAMS).reshape(-1, BEAMS), 1, axis=1).ravel()
     for step in range(ids.shape[1]):
-        beams = np.full((len(ids), BEAMS), step)
+        beams = np.repeat(np.roll(ids, 1, axis=1)[:, step : step + 1], BEAMS, axis=1)
         beams[:, step % BEAMS] = ids[:, step]
         yield step, state.step(beams.reshape(-1, 1)).reshape(*beams.shape, -1)[:, step % BEAMS]
         state.reorder_cache(order)

@@ -50,12 +50,22 @@ def draw_probes(size: int) -> np.ndarray:
     return np.stack(pictures)
 
 
+def pad_with_words(texts: list[Tensor]) -> dict[str, np.ndarray]:
+    """`input_ids` and `attention_mask` [Q, T] int64 of texts [1, t]: each is padded with the words of the next one,
+    so that a mask that is lost is as bad as another text.
+    """
+    width = 2 * max(ids.shape[1] for ids in texts)
+    ids = [np.resize(torch.cat([*texts[index:], *texts[:index]], dim=1)[0], width) for index in range(len(texts))]
+    mask = np.arange(width) < np.array([[text.shape[1]] for text in texts])
+    return {"input_ids": np.stack(ids), "attention_mask": mask.astype(np.int64)}
+
+
 @torch.inference_mode()
 def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str, np.ndarray]:
     """Run `model` over the probes: P images, each with every one of Q texts.
 
     Returns:
-        `images` [P, size, size, 3] uint8, `input_ids` and `attention_mask` [Q, T] int64, `vision` [P, tokens, hidden]
+        `images` [P, size, size, 3] uint8, the texts' padded `input_ids` and `attention_mask` [Q, T] int64, `vision` [P, tokens, hidden]
         float32: some of the images' tokens. For checkpoints that answer `answers` [P·Q, tokens], and for those that
         caption `captions` [P, tokens]: the greedy text, int64, filled up with -1; with each `*_logits` [rows, steps,
         words] float32 of the first steps and of words spread over the vocabulary `words`, and `*_margins`
@@ -65,8 +75,8 @@ def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str
     images = draw_probes(model.config.vision_config.image_size)
     texts = STATEMENTS if hasattr(model, "itm_head") else QUESTIONS
     pixel_values = processor(images=list(images), return_tensors="pt")["pixel_values"]
-    padded = processor(text=list(texts), padding=True, return_tensors="np")
-    found = {"images": images, "input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
+    rows = [processor(text=text, return_tensors="pt")["input_ids"] for text in texts]
+    found = {"images": images} | pad_with_words(rows)
     embeds = model.vision_model(pixel_values).last_hidden_state
     kept = np.linspace(0, embeds.shape[1] - 1, IMAGE_TOKENS, dtype=int)
     found["vision"] = embeds[:, kept].numpy()
@@ -76,7 +86,7 @@ def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str
         captions = write(model, embeds, max_new_tokens=NEW_TOKENS)
         found |= _text_reference(model, "captions", captions, embeds, found["words"])
     # transformers applies no mask to padding in cross-attention: every text by itself needs none.
-    rows = [processor(text=text, return_tensors="pt")["input_ids"].expand(len(images), -1) for text in texts]
+    rows = [ids.expand(len(images), -1) for ids in rows]
     if hasattr(model, "itm_head"):
         matches = [model(ids, pixel_values).itm_score for ids in rows]
         found["matches"] = torch.stack(matches, dim=1).flatten(0, 1).numpy()
@@ -100,10 +110,12 @@ def why_silent(reference: Mapping[str, np.ndarray]) -> str:
     """
     for name in ("vision", "captions_logits", "answers_logits", "matches"):
         if name in reference:
-            per_image = np.nan_to_num(reference[name]).reshape(len(reference["images"]), -1)
-            nearest = min(np.sqrt(np.mean((one - other) ** 2)) for one, other in combinations(per_image, 2))
-            apart = nearest / (per_image.max() - per_image.min())
-            if apart < APART:
+            per_image = reference[name].reshape(len(reference["images"]), -1)
+            spread = np.nanmax(per_image) - np.nanmin(per_image)
+            apart = min(
+                np.sqrt(np.nanmean((one - other) ** 2)) / spread for one, other in combinations(per_image, 2)
+            )
+            if not apart >= APART:
                 return f"PyTorch's {name} for two of the probes are only {apart:.4f} of their range apart"
     tokens = sum(int((reference[name] >= 0).sum()) for name in ("captions", "answers") if name in reference)
     if "matches" not in reference and tokens < LEAST_TOKENS:
