@@ -215,11 +215,11 @@ def by_steps(text_decoder: TextModel, tokens: EncoderTokens, ids: np.ndarray) ->
 
 
 def by_beams(text_decoder: TextModel, tokens: EncoderTokens, ids: np.ndarray) -> Steps:
-    """The same by one of three beams, which change places after every step; the other two write something else."""
+    """The same by one of three beams, which change places after every step; the other two are a word ahead."""
     state = DecoderState(text_decoder, tokens)
     order = np.roll(np.arange(len(ids) * BEAMS).reshape(-1, BEAMS), 1, axis=1).ravel()
     for step in range(ids.shape[1]):
-        beams = np.repeat(np.roll(ids, 1, axis=1)[:, step : step + 1], BEAMS, axis=1)
+        beams = np.repeat(np.roll(ids, -1, axis=1)[:, step : step + 1], BEAMS, axis=1)
         beams[:, step % BEAMS] = ids[:, step]
         yield step, state.step(beams.reshape(-1, 1)).reshape(*beams.shape, -1)[:, step % BEAMS]
         state.reorder_cache(order)
