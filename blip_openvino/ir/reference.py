@@ -65,12 +65,12 @@ def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str
     """Run `model` over the probes: P images, each with every one of Q texts.
 
     Returns:
-        `images` [P, size, size, 3] uint8, the texts' padded `input_ids` and `attention_mask` [Q, T] int64, `vision` [P, tokens, hidden]
-        float32: some of the images' tokens. For checkpoints that answer `answers` [P·Q, tokens], and for those that
-        caption `captions` [P, tokens]: the greedy text, int64, filled up with -1; with each `*_logits` [rows, steps,
-        words] float32 of the first steps and of words spread over the vocabulary `words`, and `*_margins`
-        [rows, tokens] float32, how much likelier the chosen token was than the next. For retrieval checkpoints
-        `matches` [P·Q, 2] float32, the matching head's logits. And `silent`, see `why_silent`.
+        `images` [P, size, size, 3] uint8, the texts' padded `input_ids` and `attention_mask` [Q, T] int64, `vision`
+        [P, tokens, hidden] float32: some of the images' tokens. For checkpoints that answer `answers` [P·Q, tokens],
+        and for those that caption `captions` [P, tokens]: the greedy text, int64, filled up with -1; with each
+        `*_logits` [rows, steps, words] float32 of the first steps and of words spread over the vocabulary `words`, and
+        `*_margins` [rows, tokens] float32, how much likelier the chosen token was than the next. For retrieval
+        checkpoints `matches` [P·Q, 2] float32, the matching head's logits. And `silent`, see `why_silent`.
     """
     images = draw_probes(model.config.vision_config.image_size)
     texts = STATEMENTS if hasattr(model, "itm_head") else QUESTIONS
@@ -112,9 +112,7 @@ def why_silent(reference: Mapping[str, np.ndarray]) -> str:
         if name in reference:
             per_image = reference[name].reshape(len(reference["images"]), -1)
             spread = np.nanmax(per_image) - np.nanmin(per_image)
-            apart = min(
-                np.sqrt(np.nanmean((one - other) ** 2)) / spread for one, other in combinations(per_image, 2)
-            )
+            apart = min(np.sqrt(np.nanmean((one - other) ** 2)) / spread for one, other in combinations(per_image, 2))
             if not apart >= APART:
                 return f"PyTorch's {name} for two of the probes are only {apart:.4f} of their range apart"
     tokens = sum(int((reference[name] >= 0).sum()) for name in ("captions", "answers") if name in reference)

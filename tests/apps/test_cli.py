@@ -190,11 +190,11 @@ def test_a_check_that_does_not_pass_ends_commands_with_1(failing_check, monkeypa
         assert result.stdout.endswith("the table\n")
 
 
-def test_check_hands_device_and_precision_on(monkeypatch):
+def test_check_hands_device_and_precisions_on(monkeypatch):
     calls = []
     monkeypatch.setattr(cli, "check_folder", lambda *arguments: calls.append(arguments) or CheckReport)
-    run("check", "folder", "--device", "CPU", "--precision", "int8")
-    assert calls == [(Path("folder"), "CPU", "INT8")]
+    run("check", "folder", "--device", "CPU", "--precision", "int8", "--inference-precision", "f32")
+    assert calls == [(Path("folder"), "CPU", "INT8", {"INFERENCE_PRECISION_HINT": "f32"})]
 
 
 @pytest.mark.slow
