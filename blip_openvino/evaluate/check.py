@@ -25,9 +25,11 @@ from blip_openvino.runtime.processor import OVBlipProcessor
 TOLERANCES = {"FP16": 0.004, "INT8": 0.03, "INT4": 0.03}
 """The largest error that a right run may have at each precision: root mean square over the range of the reference.
 
-Measured on the embedded model (AMX, 2 cores): FP16 0.0001 computed in float32 and 0.0007 in bf16, INT8 and INT4 up to
-0.013; on random weights of BLIP-base geometry FP16 0.0006 and 0.0026.
+Measured on the embedded model (AMX, 2 cores): FP16 0.0001 computed in float32 and 0.0008 in bf16, INT8 0.016, INT4
+0.019; on random weights of BLIP-base geometry FP16 0.0006 and 0.0026.
 """
+MATCHES = 5
+"""How many times larger the error of a matching head's two logits may be: it does not average over many numbers."""
 LOST = {"FP16": 0.003, "INT8": 0.007, "INT4": 0.007}
 """The largest share of right answers, 0.3 and 0.7 points, that a precision may cost over PyTorch in float32."""
 BEAMS = 3
@@ -118,7 +120,8 @@ def run_all(model: OVBlipModel, reference: Reference, pixel_values: np.ndarray) 
     """Run everything that the checkpoint can do, in every way that users run it."""
 
     def row(part: str, way: str, name: str, found: np.ndarray) -> CheckRow:
-        return CheckRow(part, way, largest_error(found, reference[name]), TOLERANCES[model.precision])
+        tolerance = TOLERANCES[model.precision] * (MATCHES if name == "matches" else 1)
+        return CheckRow(part, way, largest_error(found, reference[name]), tolerance)
 
     # Kept alive through all that follows, as a user's program does: no other image comes to lie in their place.
     images = [model.encode_images(pixel_values[index : index + 1]) for index in range(len(pixel_values))]

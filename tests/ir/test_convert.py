@@ -116,7 +116,9 @@ def test_large_weights_are_saved_in_fp16(converted):
     for part in Part:
         nodes = ov.Core().read_model(converted / part.file()).get_ordered_ops()
         constants = [node for node in nodes if node.get_type_name() == "Constant"]
-        assert {str(each.get_element_type()) for each in constants if np.prod(each.shape) > 1000} == {"<Type: 'float16'>"}
+        assert {str(each.get_element_type()) for each in constants if np.prod(each.shape) > 1000} == {
+            "<Type: 'float16'>"
+        }
 
 
 def test_same_weights_are_reused_and_others_made_anew_without_the_quantized_files_of_the_old(tmp_path, caplog):
@@ -142,7 +144,9 @@ def test_folder_of_another_converter_version_names_the_command_and_is_made_anew_
     monkeypatch.setattr(convert_module, "CONVERTER_VERSION", "0")
     convert_random(1, tmp_path)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=rf"version 0, this is \d+: run blip-ov convert CHECKPOINT --output {tmp_path}"):
+    with pytest.raises(
+        ValueError, match=rf"version 0, this is \d+: run blip-ov convert CHECKPOINT --output {tmp_path}"
+    ):
         OVBlipModel.from_pretrained(tmp_path, "CPU")
     caplog.set_level(logging.INFO)
     convert_random(1, tmp_path)
@@ -173,8 +177,13 @@ def test_captioning_and_retrieval_checkpoints_are_converted_quantized_run_and_ch
             scores = model(ids, pixel_values, attention_mask=torch.ones_like(ids)).itm_score
             assert torch.allclose(found.match(pixel_values, ids), scores.softmax(dim=1)[:, 1], atol=tolerance)
         elif precision == "FP16":
-            assert found.generate_caption(pixel_values).tolist() == model.generate(pixel_values).tolist()
-        assert check_folder(folder, "CPU", precision).passed
+            expected = model.generate(pixel_values, max_new_tokens=9)
+            assert found.generate_caption(pixel_values, max_new_tokens=9).tolist() == expected.tolist()
+        report = check_folder(folder, "CPU", precision, F32)
+        assert report.passed or precision == "INT8"
+        parts = {"vision model", "matches" if architecture == "BlipForImageTextRetrieval" else "captions"}
+        assert {row.part for row in report.rows} == parts
+        assert all(row.error < 0.3 for row in report.rows if not row.unit)
 
 
 def test_embedded_model_under_any_name_is_calibrated_without_the_network(converted, monkeypatch, tmp_path):
@@ -190,15 +199,15 @@ def test_embedded_model_under_any_name_is_calibrated_without_the_network(convert
 def test_other_models_are_calibrated_on_photographs_with_the_texts_that_they_read(
     tmp_path, monkeypatch, architecture, asked
 ):
-    class Hub(Exception):
+    class HubError(Exception):
         pass
 
     def load_dataset(name: str, **options) -> None:
-        raise Hub(name)
+        raise HubError(name)
 
     folder = convert_random(3, tmp_path, getattr(transformers, architecture))
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    with pytest.raises(Hub, match=asked):
+    with pytest.raises(HubError, match=asked):
         calibration_dataset(folder)
 
 
