@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from blip_model import OVBlipModel
 from blip_openvino.evaluate.check import check_folder
-from blip_openvino.ir.files import CHECKSUMS, PRECISIONS, architecture, load_config
+from blip_openvino.ir.files import CHECKSUMS, PRECISIONS, Part, architecture, load_config
 from blip_openvino.runtime.images import ImageSource
 from blip_openvino.runtime.processor import OVBlipProcessor
 
@@ -211,8 +211,10 @@ def quantize_folder(
         # NNCF and datasets, which only quantizing needs.
         from blip_openvino.ir.calibration import calibration_dataset, own_data
         from blip_openvino.ir.optimize import optimize
-    load_config(folder)  # a wrong folder is told before data is downloaded for it
+    config = load_config(folder)  # a wrong folder is told before data is downloaded for it
     dataset = own_data(data, samples) if data else calibration_dataset(folder, samples)
+    if Part.TEXT_ENCODER in architecture(config).parts and not any(dataset["text"]):
+        raise ValueError(f"{data} has no texts to calibrate the text encoder on: name them in its metadata.jsonl")
     return optimize(folder, dataset, weights)
 
 
