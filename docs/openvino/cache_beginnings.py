@@ -17,8 +17,9 @@ def run(beginning: str) -> None:
     inputs["beam_idx"] = ops.parameter([-1], ov.Type.i32, name="beam_idx")
     for name, node in inputs.items():
         node.output(0).set_names({name})
-    past = [ops.gather(inputs[f"past.{half}"], inputs["beam_idx"], 0) for half in "kv"]
-    present = [ops.concat([each, inputs[f"new.{half}"]], 2) for each, half in zip(past, "kv", strict=True)]
+    present = [
+        ops.concat([ops.gather(inputs[f"past.{h}"], inputs["beam_idx"], 0), inputs[f"new.{h}"]], 2) for h in "kv"
+    ]
     for half, node in zip("kv", present, strict=True):
         node.output(0).set_names({f"present.{half}"})
     outputs = [ops.scaled_dot_product_attention(inputs["q"], *present), *present]
@@ -31,8 +32,7 @@ def run(beginning: str) -> None:
         read.set_arguments([empty])
     model.validate_nodes_and_infer_types()
     new = dict.fromkeys(("q", "new.k", "new.v"), np.ones((3, 2, 1, 16), np.float32)) | {"beam_idx": np.arange(3)}
-    found = ov.Core().compile_model(model, "CPU")(new)
-    print("right" if np.allclose(found[0], 1) else "WRONG")
+    print("right" if np.allclose(ov.Core().compile_model(model, "CPU")(new)[0], 1) else "WRONG")
 
 
 for beginning in sys.argv[1:]:
