@@ -13,19 +13,17 @@ from openvino._offline_transformations import apply_make_stateful_transformation
 
 
 def run(beginning: str) -> None:
-    inputs = {name: ops.parameter([-1, 2, -1, 16], name=name) for name in ("past.k", "past.v", "q", "new.k", "new.v")}
-    inputs["beam_idx"] = ops.parameter([-1], ov.Type.i32, name="beam_idx")
-    for name, node in inputs.items():
+    ports = {name: ops.parameter([-1, 2, -1, 16], name=name) for name in ("past.k", "past.v", "q", "new.k", "new.v")}
+    ports["beam_idx"] = ops.parameter([-1], ov.Type.i32, name="beam_idx")
+    for name, node in ports.items():
         node.output(0).set_names({name})
-    present = [
-        ops.concat([ops.gather(inputs[f"past.{h}"], inputs["beam_idx"], 0), inputs[f"new.{h}"]], 2) for h in "kv"
-    ]
+    present = [ops.concat([ops.gather(ports[f"past.{h}"], ports["beam_idx"], 0), ports[f"new.{h}"]], 2) for h in "kv"]
     for half, node in zip("kv", present, strict=True):
         node.output(0).set_names({f"present.{half}"})
-    outputs = [ops.scaled_dot_product_attention(inputs["q"], *present), *present]
-    model = ov.Model([ops.result(each) for each in outputs], list(inputs.values()))
+    outputs = [ops.scaled_dot_product_attention(ports["q"], *present), *present]
+    model = ov.Model([ops.result(each) for each in outputs], list(ports.values()))
     apply_make_stateful_transformation(model, {f"past.{half}": f"present.{half}" for half in "kv"})
-    rows = ops.constant([1]) if beginning == "one row" else ops.gather(ops.shape_of(inputs["q"]), [0], 0)
+    rows = ops.constant([1]) if beginning == "one row" else ops.gather(ops.shape_of(ports["q"]), [0], 0)
     empty = ops.broadcast(np.float32(0), ops.concat([rows, ops.constant([2, 0, 16])], 0))
     states = [node for node in model.get_ordered_ops() if node.get_type_name() == "ReadValue"]
     for read in states if beginning != "nothing" else ():
