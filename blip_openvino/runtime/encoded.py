@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import openvino as ov
 
-KEPT_BYTES = 512 * 2**20
+KEPT_BYTES = 256 * 2**20
 """What a call may hold in keys and values of images at once: a larger batch is worked off in pieces."""
 
 
