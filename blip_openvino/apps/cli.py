@@ -130,8 +130,8 @@ def convert(model: str, output: Path | None) -> None:
 )
 @click.option(
     "--data",
-    help="Calibrate on your own: a folder of images (texts beside them or in metadata.jsonl), or a dataset's name on "
-    "the Hugging Face Hub.",
+    help="Calibrate on your own: a folder of images, their texts in metadata.jsonl, or a dataset's name on the Hugging "
+    "Face Hub.",
 )
 def optimize(folder: Path, samples: int, weights: str, data: str | None) -> None:
     """Quantize a converted folder, beside what is there, and check what came out.

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from blip_model import OVBlipModel
 from blip_openvino.evaluate.check import check_folder
-from blip_openvino.ir.files import CHECKSUMS, PRECISIONS, architecture, load_config
+from blip_openvino.ir.files import CHECKSUMS, PRECISIONS, Part, architecture, load_config
 from blip_openvino.runtime.images import ImageSource
 from blip_openvino.runtime.processor import OVBlipProcessor
 
@@ -217,11 +217,12 @@ def quantize_folder(
     """Quantize a converted folder, calibrated on data that suits it or on `data`: a folder or a dataset of the Hub."""
     with extra("convert"):
         # NNCF and datasets, which only quantizing needs.
-        from blip_openvino.ir.calibration import calibration_dataset
+        from blip_openvino.ir.calibration import calibration_dataset, own_data
         from blip_openvino.ir.optimize import optimize
-        from blip_openvino.ir.user_data import user_calibration
-    load_config(folder)  # a wrong folder is told before data is downloaded for it
-    dataset = user_calibration(data, samples) if data else calibration_dataset(folder, samples)
+    config = load_config(folder)  # a wrong folder is told before data is downloaded for it
+    dataset = own_data(data, samples) if data else calibration_dataset(folder, samples)
+    if Part.TEXT_ENCODER in architecture(config).parts and not any(dataset["text"]):
+        raise ValueError(f"{data} has no texts to calibrate the text encoder on: name them in its metadata.jsonl")
     return optimize(folder, dataset, weights)
 
 

@@ -100,3 +100,8 @@ class EncodedImages(EncoderTokens):
     def image_embeds(self) -> np.ndarray:
         """The images' tokens, [B, N, vision hidden] float32."""
         return self.hidden_states
+
+
+def number_of(pixel_values: object) -> int:
+    """How many images a caller gives; what is none at all is left to be told so where it is encoded."""
+    return len(pixel_values) if hasattr(pixel_values, "__len__") else 1
