@@ -96,10 +96,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
-def accuracy_table(measures: Mapping[str, Mapping[str, str]]) -> str:
-    """Markdown table of what `measure_accuracy` gives: a row for each measure, a column for each precision."""
-    precisions = next(iter(measures.values()))
-    return markdown_table(("accuracy", *precisions), [(name, *texts.values()) for name, texts in measures.items()])
+def accuracy_table(measures: Mapping[str, Mapping[str, object]]) -> str:
+    """Markdown table of what `measure_accuracy` gives: a row for each measure, a column for each model."""
+    models = next(iter(measures.values()))
+    rows = [(name, *map(str, scores.values())) for name, scores in measures.items()]
+    return markdown_table(("accuracy", *models), rows)
 
 
 def latency_table(latencies: Latencies) -> str:

@@ -4,7 +4,7 @@
     make bench ARGS="--isa AVX2 --keep"  # as on a processor that has no more
 
 Results go to `build/bench.json`, with the machine and the versions they were measured on; `--keep` also files them in
-`benchmarks/results/`, where `benchmarks/report.py` takes the README's table from.
+`benchmarks/results/`, where `python -m benchmarks.report` takes the READMEs' tables from.
 """
 
 import argparse
@@ -14,8 +14,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,25 +23,19 @@ import torch
 from transformers import BlipConfig
 
 from benchmarks.checkpoint import blip_base, blip_processor
-from benchmarks.fresh import fresh_runs
 from benchmarks.limits import Tokens, limits, measure
 from benchmarks.prepare import MAKERS, prepare, sizes
-from benchmarks.report import RESULTS, file_name, results_table
-from benchmarks.sides import BASELINE, CACHING, EXACT, SIDES, Side, load_side
-from benchmarks.workloads import (
-    ANSWER_TOKENS,
-    BEAMS,
-    CAPTION_TOKENS,
-    Inputs,
-    Timed,
-    part_seconds,
-    take_turns,
-    workloads,
-)
+from benchmarks.report import RESULTS, results_table
+from benchmarks.rounds import Effort, Rounds
+from benchmarks.sides import SIDES
+from benchmarks.workloads import ANSWER_TOKENS, BEAMS, CAPTION_TOKENS, QUESTION
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "blip-base-random"
-
+FULL = Effort(rounds=2, seconds=40, load_again=True, batch=4)
+QUICK = Effort(rounds=1, seconds=0, load_again=False, batch=2)
+INSTRUCTION_SETS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
+"""Oldest first, with the names that Linux has for them."""
 ISA_LIMITS = {
     "AVX2": {"ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
     "AVX512_CORE_VNNI": {
@@ -52,24 +46,8 @@ ISA_LIMITS = {
 }
 """What holds the products of oneDNN and MKL, OpenVINO's and PyTorch's, back to older instructions.
 
-MLAS, ONNX Runtime's and by way of `blip_avx2.products_by_mlas` also ours at FP16, knows no such limit.
+MLAS, ONNX Runtime's and on AVX2 also ours at FP16, knows no such limit.
 """
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How long to measure: rounds of a workload at least, seconds for more of them, likewise for the batch, which is
-    run cold; rounds of fresh processes; images in the batch."""
-
-    rounds: int
-    seconds: float
-    batch_seconds: float
-    fresh_rounds: int
-    batch: int
-
-
-FULL = Effort(rounds=4, seconds=40, batch_seconds=300, fresh_rounds=2, batch=32)
-QUICK = Effort(rounds=1, seconds=0, batch_seconds=0, fresh_rounds=0, batch=2)
 
 
 def machine() -> dict[str, object]:
@@ -77,23 +55,25 @@ def machine() -> dict[str, object]:
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     fields = dict(line.split(":", 1) for line in info.split("\n\n")[0].splitlines() if ":" in line)
     fields = {key.strip(): value.strip() for key, value in fields.items()}
-    flags = set(fields.get("flags", "").split())
-    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+    has = [name for name in INSTRUCTION_SETS if name in fields.get("flags", "").split()]
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
     return {
         "cpu": f"{fields.get('model name', platform.processor())}, family {fields.get('cpu family')} model "
         f"{fields.get('model')} stepping {fields.get('stepping')}",
         "cores": torch.get_num_threads(),
-        "isa": [flag for flag in wanted if flag in flags],
-        "isa_limit": os.environ.get("ONEDNN_MAX_CPU_ISA"),
+        "isa": has,
+        "isa_limit": limit,
+        "instruction_set": limit.lower().replace("_core", "") if limit else (has or [platform.machine()])[-1],
         "system": platform.platform(),
         "versions": {"python": platform.python_version()} | {package: version(package) for package in MAKERS},
     }
 
 
-def sides_here(about: Mapping[str, object]) -> tuple[str, ...]:
-    """The sides that make sense on a machine: PyTorch in bf16 only where there are instructions for it."""
+def sides_here(about: Mapping[str, object]) -> list[str]:
+    """The sides that make sense on a machine: PyTorch in bf16, also compiled, where there are instructions for it."""
     has_bf16 = "avx512_bf16" in about["isa"] and not about["isa_limit"]
-    return tuple(side for side in SIDES if has_bf16 or side != "PyTorch bf16")
+    left_out = {"torch.compile fp32"} if has_bf16 else {"PyTorch bf16", "torch.compile bf16"}
+    return [side for side in SIDES if side not in left_out]
 
 
 def processor_ticks() -> list[int]:
@@ -101,71 +81,36 @@ def processor_ticks() -> list[int]:
     return [int(ticks) for ticks in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
 
 
-def stolen_share(before: list[int], after: list[int]) -> float:
+def stolen_share(before: Sequence[int], after: Sequence[int]) -> float:
     """Of the time between, the share in which other guests of a virtual machine's host had the cores."""
     spent = [end - start for start, end in zip(before, after, strict=True)]
     return spent[7] / sum(spent)
 
 
-def check_tokens(timed: Mapping[str, Timed]) -> None:
-    """Raise RuntimeError unless outputs are as long as asked for, and those of float32 sides the same."""
-    for each in timed.values():
-        each.check()
-    expected = timed[BASELINE].output
-    for side in EXACT:
-        output = timed[side].output
-        if isinstance(output, torch.Tensor) and output.dtype == torch.int64 and not torch.equal(output, expected):
-            raise RuntimeError(f"{timed[side].name}: {side} gives {output.tolist()}, {BASELINE} {expected.tolist()}")
-
-
-def run_workloads(
-    sides: Mapping[str, Side], inputs: Inputs, effort: Effort
-) -> tuple[dict[str, dict[str, list[float]]], dict[str, dict[str, list[float]]]]:
-    """Seconds of every run by workload and side, and of the parts by part and side."""
-    timed_by_side: dict[str, dict[str, Timed]] = {side: {} for side in sides}
-    for name, workload in workloads(inputs, effort.batch).items():
-        print(f"timing {name} ...", flush=True)
-        if name == "batch":
-            timed = {side: Timed(name, workload, each) for side, each in sides.items()}
-            take_turns(timed, 1, effort.batch_seconds)
-        else:
-            for each in sides.values():
-                Timed(name, workload, each)()  # a warm-up that does not count
-            timed = {side: Timed(name, workload, each) for side, each in sides.items()}
-            take_turns(timed, effort.rounds, effort.seconds)
-        check_tokens(timed)
-        for side, each in timed.items():
-            timed_by_side[side][name] = each
-    parts = {side: part_seconds(timed) for side, timed in timed_by_side.items()}
-    seconds = {name: {side: timed_by_side[side][name].seconds for side in sides} for name in timed_by_side[BASELINE]}
-    return seconds, {part: {side: parts[side][part] for side in sides} for part in parts[BASELINE]}
-
-
 def run(effort: Effort) -> dict[str, object]:
     """All measurements, as they are filed."""
     about, before = machine(), processor_ticks()
-    names = sides_here(about)
     processor = blip_processor()
     prepare(blip_base(), processor, FOLDER)
-    load, memory = fresh_runs(names, CACHING, FOLDER, effort.fresh_rounds) if effort.fresh_rounds else ({}, {})
-    inputs = Inputs.make(processor)
-    config = BlipConfig.from_pretrained(FOLDER)
     ceilings = measure()
-    seconds, parts = run_workloads({name: load_side(name, FOLDER) for name in names}, inputs, effort)
+    rounds = Rounds(sides_here(about), FOLDER, effort)
+    rounds.run()
     ceilings = ceilings.best(measure())
-    tokens = Tokens(inputs.question["input_ids"].shape[1], ANSWER_TOKENS, CAPTION_TOKENS, BEAMS, effort.batch)
+    question_tokens = len(processor(text=QUESTION)["input_ids"])
+    tokens = Tokens(question_tokens, ANSWER_TOKENS, CAPTION_TOKENS, BEAMS, effort.batch)
     return {
         "date": datetime.date.today().isoformat(),
         "machine": about,
         "stolen": round(stolen_share(before, processor_ticks()), 4),
         "effort": asdict(effort),
         "tokens": asdict(tokens),
-        "seconds": rounded(seconds | load),
-        "parts": rounded(parts),
-        "memory": memory,
+        "seconds": rounded(rounds.seconds),
+        "parts": rounded(rounds.parts()),
+        "memory": rounds.memory,
+        "failures": rounds.failures,
         "sizes": sizes(FOLDER),
         "ceilings": asdict(ceilings),
-        "limits": limits(config, ceilings, tokens),
+        "limits": limits(BlipConfig.from_pretrained(FOLDER), ceilings, tokens),
     }
 
 
@@ -177,9 +122,7 @@ def rounded(seconds: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="one round, two images a batch, nothing in fresh processes: five minutes, and noisy",
+        "--quick", action="store_true", help="one round, two images a batch, each side loaded once: minutes, and noisy"
     )
     parser.add_argument("--isa", choices=ISA_LIMITS, help="use no newer instructions than these")
     parser.add_argument("--keep", action="store_true", help="also file the results in benchmarks/results/")
@@ -192,7 +135,7 @@ def main() -> None:
     text = json.dumps(results, indent=1) + "\n"
     (ROOT / "build" / "bench.json").write_text(text)
     if arguments.keep:
-        (RESULTS / file_name(results)).write_text(text)
+        (RESULTS / f"{results['machine']['instruction_set']}.json").write_text(text)
     print(results_table(results))
 
 

@@ -1,47 +1,61 @@
-"""Parts of BLIP as modules of flat tensors, as a tracer or an exporter wants them: for the sides that are not ours."""
+"""Parts of BLIP as functions of flat tensors, as a tracer or an exporter wants them: for sides that are not ours."""
+
+from collections.abc import Callable
 
 from torch import Tensor, nn
-from transformers import BlipForQuestionAnswering, PreTrainedModel
-from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderCache
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderDecoderCache
 
 
-class VisionModel(nn.Module):
-    """`pixel_values` [B, 3, H, W] -> image tokens [B, N, hidden]."""
+class Part(nn.Module):
+    """A module that runs `function` of `module` and tensors."""
 
-    def __init__(self, model: BlipForQuestionAnswering):
+    def __init__(self, module: nn.Module, function: Callable[..., Tensor | tuple[Tensor, ...]]):
         super().__init__()
-        self.vision_model = model.vision_model
+        self.module, self.function = module, function
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.vision_model(pixel_values).last_hidden_state
+    def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self.function(self.module, *tensors)
 
 
-class TextEncoder(nn.Module):
+def encode_image(vision_model: PreTrainedModel, pixel_values: Tensor) -> Tensor:
+    """[B, 3, H, W] -> image tokens [B, N, width]."""
+    return vision_model(pixel_values).last_hidden_state
+
+
+def encode_question(
+    text_encoder: PreTrainedModel,
+    input_ids: Tensor,  # [B, T] int64
+    attention_mask: Tensor,  # [B, T] int64
+    encoder_hidden_states: Tensor,  # [B, N, width]
+) -> Tensor:
     """The question's tokens, grounded in the image: [B, T, hidden].
 
     There is no mask for the image's tokens: all of them count, and BLIP in transformers reads no such mask anyway.
     """
-
-    def __init__(self, model: BlipForQuestionAnswering):
-        super().__init__()
-        self.text_encoder = model.text_encoder
-
-    def forward(
-        self,
-        input_ids: Tensor,  # [B, T] int64
-        attention_mask: Tensor,  # [B, T] int64
-        encoder_hidden_states: Tensor,  # [B, N, width]
-    ) -> Tensor:
-        return self.text_encoder(
-            input_ids=input_ids, attention_mask=attention_mask, encoder_hidden_states=encoder_hidden_states
-        ).last_hidden_state
+    return text_encoder(
+        input_ids=input_ids, attention_mask=attention_mask, encoder_hidden_states=encoder_hidden_states
+    ).last_hidden_state
 
 
-class ProjectAnew(DynamicCache):
-    """A cross-attention cache that keeps nothing: what is projected at each step is what is attended to."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        return key_states, value_states
+def step(
+    text_decoder: PreTrainedModel,
+    input_ids: Tensor,  # [B, T] int64, the new tokens
+    attention_mask: Tensor,  # [B, past + T] int64
+    encoder_hidden_states: Tensor,  # [B, N, width]
+    past: tuple[Tensor, ...],  # 2 per layer, each [B, heads, past, head size]
+    cross: Cache,
+) -> tuple[Tensor, ...]:
+    """Logits, and keys and values of the text so far."""
+    cache = EncoderDecoderCache(filled(past), cross)  # which knows the layers of `cross` that are filled
+    logits = text_decoder(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        encoder_hidden_states=encoder_hidden_states,
+        past_key_values=cache,
+        use_cache=True,
+    ).logits
+    return logits, *(tensor for layer in cache.self_attention_cache.layers for tensor in (layer.keys, layer.values))
 
 
 def filled(tensors: tuple[Tensor, ...]) -> DynamicCache:
@@ -55,75 +69,41 @@ def filled(tensors: tuple[Tensor, ...]) -> DynamicCache:
     return cache
 
 
-def flat(cache: DynamicCache) -> list[Tensor]:
-    """Keys and values of every layer, in order."""
-    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+class ProjectAnew(DynamicCache):
+    """A cross-attention cache that keeps nothing: what is projected at each step is what is attended to."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        return key_states, value_states
 
 
-class PublishedDecoder(nn.Module):
+def published_step(
+    text_decoder: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    encoder_hidden_states: Tensor,
+    *past: Tensor,
+) -> tuple[Tensor, ...]:
     """A step of the published recipe: past keys and values in and out, the encoder's projected anew each time."""
-
-    def __init__(self, text_decoder: PreTrainedModel):
-        super().__init__()
-        self.text_decoder = text_decoder
-
-    def forward(
-        self,
-        input_ids: Tensor,  # [B, T] int64, the new tokens
-        attention_mask: Tensor,  # [B, past + T] int64
-        encoder_hidden_states: Tensor,  # [B, N, width]
-        *past: Tensor,  # 2 per layer, each [B, heads, past, head size]
-    ) -> tuple[Tensor, ...]:
-        cache = EncoderDecoderCache(filled(past), ProjectAnew())
-        logits = self.text_decoder(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            encoder_hidden_states=encoder_hidden_states,
-            past_key_values=cache,
-            use_cache=True,
-        ).logits
-        return logits, *flat(cache.self_attention_cache)
+    return step(text_decoder, input_ids, attention_mask, encoder_hidden_states, past, ProjectAnew())
 
 
-class Projections(nn.Module):
+def project(text_decoder: PreTrainedModel, encoder_hidden_states: Tensor) -> tuple[Tensor, ...]:
     """The encoder's tokens [B, N, width] as each layer's keys and values, each [B, heads, N, head size]."""
-
-    def __init__(self, text_decoder: PreTrainedModel):
-        super().__init__()
-        self.attentions = nn.ModuleList(layer.crossattention.self for layer in text_decoder.bert.encoder.layer)
-
-    def forward(self, encoder_hidden_states: Tensor) -> tuple[Tensor, ...]:
-        batch, length = encoder_hidden_states.shape[:2]
-        return tuple(
-            projection(encoder_hidden_states)
-            .view(batch, length, attention.num_attention_heads, attention.attention_head_size)
-            .transpose(1, 2)
-            for attention in self.attentions
-            for projection in (attention.key, attention.value)
-        )
+    batch, length = encoder_hidden_states.shape[:2]
+    attentions = [layer.crossattention.self for layer in text_decoder.bert.encoder.layer]
+    return tuple(
+        projection(encoder_hidden_states)
+        .view(batch, length, attention.num_attention_heads, attention.attention_head_size)
+        .transpose(1, 2)
+        for attention in attentions
+        for projection in (attention.key, attention.value)
+    )
 
 
-class DecoderStep(nn.Module):
-    """A step over what `Projections` gave: past and cross-attention's keys and values are inputs."""
-
-    def __init__(self, text_decoder: PreTrainedModel):
-        super().__init__()
-        self.text_decoder = text_decoder
-
-    def forward(
-        self,
-        input_ids: Tensor,  # [B, T] int64, the new tokens
-        attention_mask: Tensor,  # [B, past + T] int64
-        *past_and_cross: Tensor,  # 2 per layer of the past, then 2 per layer of the encoder's tokens
-    ) -> tuple[Tensor, ...]:
-        past, cross = past_and_cross[: len(past_and_cross) // 2], past_and_cross[len(past_and_cross) // 2 :]
-        cache = EncoderDecoderCache(filled(past), filled(cross))
-        cache.is_updated = dict.fromkeys(range(len(cross) // 2), True)
-        logits = self.text_decoder(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            encoder_hidden_states=cross[0],  # asks for cross-attention; what is attended to is in the cache
-            past_key_values=cache,
-            use_cache=True,
-        ).logits
-        return logits, *flat(cache.self_attention_cache)
+def projected_step(
+    text_decoder: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, *past_and_cross: Tensor
+) -> tuple[Tensor, ...]:
+    """A step over what `project` gave: 2 tensors per layer of the past, then 2 per layer of the encoder's tokens."""
+    past, cross = past_and_cross[: len(past_and_cross) // 2], past_and_cross[len(past_and_cross) // 2 :]
+    # Encoder states ask for cross-attention; what is attended to is in the cache.
+    return step(text_decoder, input_ids, attention_mask, cross[0], past, filled(cross))

@@ -9,27 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from torch import Tensor
-from transformers import BatchFeature, BlipConfig, BlipProcessor
+from transformers import BlipConfig
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
 from benchmarks.driver import Past, begin, drive
-from benchmarks.sides import Laps, Side, generation
+from benchmarks.sides import Generated, Laps, Side, Text
 
 PARTS = ("vision_model", "text_encoder", "projections", "decoder_step")
-
-
-def load_onnx(checkpoint: Path, folder: Path) -> "OnnxRuntime":
-    """The exported parts of `folder`, with the checkpoint's configuration and processor."""
-    options = onnxruntime.SessionOptions()
-    # Its threads would go on spinning after a run, at the cost of whoever runs next.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    sessions = [
-        onnxruntime.InferenceSession(folder / f"{part}.onnx", options, providers=["CPUExecutionProvider"])
-        for part in PARTS
-    ]
-    config = BlipConfig.from_pretrained(checkpoint)
-    return OnnxRuntime(config, *sessions, BlipProcessor.from_pretrained(checkpoint))
 
 
 class WeightlessDecoder(BlipTextLMHeadModel):
@@ -41,40 +27,39 @@ class WeightlessDecoder(BlipTextLMHeadModel):
 class OnnxRuntime(Side):
     """Vision model, text encoder, the cross-attention's projections, and a decoder step that takes these."""
 
-    def __init__(
-        self,
-        config: BlipConfig,
-        vision_model: onnxruntime.InferenceSession,
-        text_encoder: onnxruntime.InferenceSession,
-        projections: onnxruntime.InferenceSession,
-        decoder_step: onnxruntime.InferenceSession,
-        processor: BlipProcessor,
-    ):
-        super().__init__(processor)
-        self.vision_model, self.text_encoder = vision_model, text_encoder
-        self.projections, self.decoder_step = projections, decoder_step
-        text = config.text_config
+    def __init__(self, folder: Path, variant: str, properties: dict[str, object]):
+        super().__init__(folder, variant, properties)
+        options = onnxruntime.SessionOptions()
+        # Its threads would go on spinning after a run, at the cost of whoever runs next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        self.vision_model, self.text_encoder, self.projections, self.decoder_step = (
+            onnxruntime.InferenceSession(
+                folder / "onnx" / variant / f"{part}.onnx", options, providers=["CPUExecutionProvider"]
+            )
+            for part in PARTS
+        )
+        text = BlipConfig.from_pretrained(folder / "pytorch").text_config
         self.no_past = (text.num_attention_heads, 0, text.hidden_size // text.num_attention_heads)
         with torch.device("meta"):
             self.driver = drive(WeightlessDecoder(text), self._step)
 
-    def keep(self, pixel_values: Tensor, question: BatchFeature) -> np.ndarray:
+    def keep(self, pixel_values: np.ndarray, question: Text) -> np.ndarray:
         return self._encode(pixel_values)
 
-    def answer(self, image: Tensor | np.ndarray, question: BatchFeature, new_tokens: int, laps: Laps) -> Tensor:
-        embeds = image if isinstance(image, np.ndarray) else self._encode(image)
+    def answer(self, image: np.ndarray, question: Text, laps: Laps, **settings) -> Generated:
+        """`image` is pixels [B, 3, H, W] or what `keep` made of them, [B, N, width]."""
+        embeds = self._encode(image) if image.ndim == 4 else image
         laps.lap()
-        text = [question["input_ids"].numpy(), question["attention_mask"].numpy()]
-        [question_embeds] = run(self.text_encoder, [*text, embeds])
-        return begin(self.driver, question_embeds, **generation(new_tokens, laps))
+        [question_embeds] = run(self.text_encoder, [question["input_ids"], question["attention_mask"], embeds])
+        return begin(self.driver, question_embeds, **settings)
 
-    def caption(self, pixel_values: Tensor, new_tokens: int, laps: Laps, num_beams: int = 1) -> Tensor:
+    def caption(self, pixel_values: np.ndarray, laps: Laps, **settings) -> Generated:
         embeds = self._encode(pixel_values)
         laps.lap()
-        return begin(self.driver, embeds, **generation(new_tokens, laps, num_beams))
+        return begin(self.driver, embeds, **settings)
 
-    def _encode(self, pixel_values: Tensor) -> np.ndarray:
-        return run(self.vision_model, [pixel_values.numpy()])[0]
+    def _encode(self, pixel_values: np.ndarray) -> np.ndarray:
+        return run(self.vision_model, [pixel_values])[0]
 
     def _step(
         self, past: Past, input_ids: np.ndarray, attention_mask: np.ndarray, encoder_hidden_states: np.ndarray

@@ -2,52 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from benchmarks.sides import Laps, Side, generation
-from blip_model import EncodedImages, OVBlipModel
+from benchmarks.sides import Generated, Laps, Side, Text
+from blip_model import OVBlipModel
+from blip_openvino.ir.files import weight_sizes
 from blip_openvino.runtime.processor import OVBlipProcessor
 
 if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import BatchFeature
+    import numpy as np
+
+    from blip_model import EncodedImages
 
 
-def load_ours(folder: Path, precision: str, properties: Mapping[str, object]) -> Ours:
-    """The converted folder at "FP16", "INT8" or "INT4", with more OpenVINO `properties`."""
-    model = OVBlipModel.from_pretrained(folder, "CPU", precision, properties)
-    return Ours(model, OVBlipProcessor.from_pretrained(folder))
+def weight_bytes(folder: Path, precision: str) -> int:
+    """What the weights of all parts take on disk."""
+    return sum(part[precision] for part in weight_sizes(folder, (precision,)).values())
 
 
 class Ours(Side):
-    """An image stays encoded, and its keys and values stay in the text encoder, for the next question about it."""
+    """An image stays encoded, and so do its keys and values, for the next question about it."""
 
-    def __init__(self, model: OVBlipModel, processor: OVBlipProcessor):
-        super().__init__(processor)
-        self.model = model
+    def __init__(self, folder: Path, variant: str, properties: dict[str, object]):
+        self.model = OVBlipModel.from_pretrained(folder, "CPU", variant, properties)
+        self.processor = OVBlipProcessor.from_pretrained(folder)
 
-    def keep(self, pixel_values: Tensor, question: BatchFeature) -> EncodedImages:
+    def keep(self, pixel_values: np.ndarray, question: Text) -> EncodedImages:
         images = self.model.encode_images(pixel_values)
         self.model.generate_answer(images, **question, max_new_tokens=1)
         return images
 
-    def answer(self, image: Tensor | EncodedImages, question: BatchFeature, new_tokens: int, laps: Laps) -> Tensor:
+    def answer(self, image: np.ndarray | EncodedImages, question: Text, laps: Laps, **settings) -> Generated:
         images = self.model.encode_images(image)
         laps.lap()
-        return self.model.generate_answer(images, **question, **generation(new_tokens, laps))
+        return self.model.generate_answer(images, **question, **settings)
 
-    def caption(self, pixel_values: Tensor, new_tokens: int, laps: Laps, num_beams: int = 1) -> Tensor:
+    def caption(self, pixel_values: np.ndarray, laps: Laps, **settings) -> Generated:
         images = self.model.encode_images(pixel_values)
         laps.lap()
-        return self.model.generate_caption(images, **generation(new_tokens, laps, num_beams))
+        return self.model.generate_caption(images, **settings)
 
     def preprocess(self, jpeg: bytes) -> np.ndarray:
         return self.processor(jpeg)["pixel_values"]
 
-    def end_to_end(self, jpeg: bytes, question: str, new_tokens: int) -> str:
-        ids = self.answer(self.preprocess(jpeg), self.processor(text=question), new_tokens, Laps())
-        return self.processor.decode(ids[0])
+    def tokenize(self, question: str) -> Text:
+        return self.processor(text=question)
+
+    def decode(self, ids: np.ndarray) -> str:
+        return self.processor.decode(ids)

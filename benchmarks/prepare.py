@@ -2,77 +2,73 @@
 
 import json
 import warnings
-from collections.abc import Callable
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 
+import datasets
 import nncf
-import numpy as np
 import openvino as ov
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from PIL import Image, ImageChops
 from torch import nn
 from transformers import BlipForQuestionAnswering, BlipProcessor
 
 from benchmarks import onnx_runtime, published
-from benchmarks.exports import DecoderStep, Projections, PublishedDecoder, TextEncoder, VisionModel
-from benchmarks.workloads import Inputs
+from benchmarks.exports import Part, encode_image, encode_question, project, projected_step, published_step
+from benchmarks.ours import weight_bytes
+from benchmarks.workloads import OTHER_QUESTION, QUESTION, photo
 from blip_openvino.ir.convert import convert
-from blip_openvino.ir.files import weight_sizes
-from blip_openvino.ir.optimize import easy_vqa_calibration, optimize
+from blip_openvino.ir.optimize import optimize
 
 CALIBRATION_SAMPLES = 4  # speed does not depend on the ranges found
 MAKERS = ("torch", "transformers", "openvino", "nncf", "onnx", "onnxscript", "onnxruntime")
-RECIPE = 1
-"""Raise it whenever the functions below make something else."""
+RECIPE = 2
+"""Raise it whenever the functions below make something else, or of another checkpoint."""
 
 
 def prepare(model: BlipForQuestionAnswering, processor: BlipProcessor, folder: Path) -> None:
-    """Write to `folder` what all sides run; what the same versions made of the same checkpoint is reused."""
+    """Write to `folder` what all sides run; what the same versions made there before is reused."""
+    print("making the sides' files, unless they are there ...", flush=True)
     convert(model, processor, folder)
     for weights in ("int8", "int4"):
-        optimize(folder, easy_vqa_calibration(CALIBRATION_SAMPLES), weights)
-    stamp = {name: version(name) for name in MAKERS} | {"recipe": RECIPE, "checkpoint": checkpoint_of(folder)}
-
-    def ensure(name: str, make: Callable[[Path], None]) -> None:
-        made = folder / name / "made.json"
-        if made.exists() and json.loads(made.read_text()) == stamp:
-            return
-        print(f"making {name} ...", flush=True)
-        made.unlink(missing_ok=True)
-        made.parent.mkdir(parents=True, exist_ok=True)
-        make(made.parent)
-        made.write_text(json.dumps(stamp, indent=1) + "\n")
-
-    def save_checkpoint(target: Path) -> None:
-        model.save_pretrained(target)
-        processor.save_pretrained(target)
-
-    ensure("pytorch", save_checkpoint)
-    ensure("published/FP16", lambda target: make_published(model, target))
-    ensure("published/INT8", lambda target: quantize_published(folder / "published/FP16", target, processor))
-    ensure("onnx/fp32", lambda target: export_onnx(model, target))
-    ensure("onnx/INT8", lambda target: quantize_onnx(folder / "onnx/fp32", target))
+        optimize(folder, datasets.Dataset.from_list(calibration_samples()), weights)
+    stamp, made = {name: version(name) for name in MAKERS} | {"recipe": RECIPE}, folder / "made.json"
+    if made.exists() and json.loads(made.read_text()) == stamp:
+        return
+    for name in ("pytorch", "published/FP16", "published/INT8", "onnx/fp32", "onnx/INT8"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder / "pytorch")
+    processor.save_pretrained(folder / "pytorch")
+    make_published(model, folder / "published/FP16")
+    quantize_published(folder / "published/FP16", folder / "published/INT8", processor)
+    export_onnx(model, folder / "onnx/fp32")
+    quantize_onnx(folder / "onnx/fp32", folder / "onnx/INT8")
+    made.write_text(json.dumps(stamp, indent=1) + "\n")
 
 
-def checkpoint_of(folder: Path) -> str:
-    """The digest of the checkpoint that a converted folder was made from."""
-    return json.loads((folder / "config.json").read_text())["openvino_checkpoint"]
+def calibration_samples() -> list[dict[str, object]]:
+    """The picture, shifted further and further, and a question about it, now the one and now the other."""
+    picture, questions = Image.open(BytesIO(photo())), (QUESTION, OTHER_QUESTION)
+    return [
+        {"image": ImageChops.offset(picture, 40 * index, 0), "image_id": index, "text": questions[index % 2]}
+        for index in range(CALIBRATION_SAMPLES)
+    ]
 
 
 def sizes(folder: Path) -> dict[str, int]:
     """Bytes of each side's weights on disk; PyTorch has one checkpoint, and makes bf16 of it when loading."""
-
-    def total(name: str, *suffixes: str) -> int:
-        return sum(file.stat().st_size for suffix in suffixes for file in (folder / name).glob(f"*{suffix}"))
-
-    ours = weight_sizes(folder, ("FP16", "INT8", "INT4"))
-    return {
-        "PyTorch fp32": total("pytorch", ".safetensors"),
-        **{f"published {precision}": total(f"published/{precision}", ".bin") for precision in ("FP16", "INT8")},
-        **{f"ONNX Runtime {precision}": total(f"onnx/{precision}", ".onnx", ".data") for precision in ("fp32", "INT8")},
-        **{f"ours {name}": sum(part[name] for part in ours.values()) for name in ("FP16", "INT8", "INT4")},
+    places = {
+        "PyTorch fp32": "pytorch",
+        **{f"published {precision}": f"published/{precision}" for precision in ("FP16", "INT8")},
+        **{f"ONNX Runtime {precision}": f"onnx/{precision}" for precision in ("fp32", "INT8")},
     }
+    suffixes = {".safetensors", ".bin", ".onnx", ".data"}
+    return {
+        side: sum(file.stat().st_size for file in (folder / place).iterdir() if file.suffix in suffixes)
+        for side, place in places.items()
+    } | {f"ours {precision}": weight_bytes(folder, precision) for precision in ("FP16", "INT8", "INT4")}
 
 
 def text_example(model: BlipForQuestionAnswering, new: int, whole: int) -> tuple[torch.Tensor, ...]:
@@ -96,10 +92,10 @@ def make_published(model: BlipForQuestionAnswering, folder: Path) -> None:
     text_shapes = [ov.PartialShape(shape) for shape in ([-1, -1], [-1, -1], [-1, -1, width])]
     past_shapes = [ov.PartialShape([-1, tensor.shape[1], -1, tensor.shape[3]]) for tensor in past]
     parts = {
-        "vision_model": (VisionModel(model), (torch.zeros(1, 3, size, size),), None),
-        "text_encoder": (TextEncoder(model), text_example(model, 4, 4), text_shapes),
+        "vision_model": (Part(model.vision_model, encode_image), (torch.zeros(1, 3, size, size),), None),
+        "text_encoder": (Part(model.text_encoder, encode_question), text_example(model, 4, 4), text_shapes),
         "text_decoder": (
-            PublishedDecoder(model.text_decoder),
+            Part(model.text_decoder, published_step),
             (*text_example(model, 2, 5), *past),
             text_shapes + past_shapes,
         ),
@@ -113,13 +109,11 @@ def quantize_published(source: Path, folder: Path, processor: BlipProcessor) -> 
     """`nncf.quantize` for vision model and text encoder, `nncf.compress_weights` for the decoder, as the notebook."""
     core = ov.Core()
     vision_model, text_encoder, text_decoder = (core.read_model(source / f"{part}.xml") for part in published.PARTS)
-    inputs = Inputs.make(processor)
-    pixels = [np.roll(inputs.pixel_values.numpy(), 16 * index, axis=3) for index in range(CALIBRATION_SAMPLES)]
-    compiled = core.compile_model(vision_model, "CPU")
-    questions = []
-    for each in pixels:
-        text = (inputs.question["input_ids"].numpy(), inputs.question["attention_mask"].numpy())
-        questions.append([*text, compiled(each)[0]])
+    compiled, pixels, questions = core.compile_model(vision_model, "CPU"), [], []
+    for sample in calibration_samples():
+        inputs = processor(images=sample["image"], text=sample["text"], return_tensors="np")
+        pixels.append(inputs["pixel_values"])
+        questions.append([inputs["input_ids"], inputs["attention_mask"], compiled(inputs["pixel_values"])[0]])
     for name, model, samples in (("vision_model", vision_model, pixels), ("text_encoder", text_encoder, questions)):
         quantized = nncf.quantize(model, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER)
         ov.save_model(quantized, folder / f"{name}.xml")
@@ -135,10 +129,14 @@ def export_onnx(model: BlipForQuestionAnswering, folder: Path) -> None:
     past_axes = [{0: "batch", 2: "past"}] * len(past)
     cross_axes = [{0: "batch", 2: "image_tokens"}] * len(cross)
     parts: dict[str, tuple[nn.Module, tuple, list[dict[int, str]]]] = {
-        "vision_model": (VisionModel(model), (torch.zeros(2, 3, size, size),), [{0: "batch"}]),
-        "text_encoder": (TextEncoder(model), text_example(model, 4, 4), [text, text, image]),
-        "projections": (Projections(decoder), (embeds,), [image]),
-        "decoder_step": (DecoderStep(decoder), (ids, mask, *past, *cross), [text, whole, *past_axes, *cross_axes]),
+        "vision_model": (Part(model.vision_model, encode_image), (torch.zeros(2, 3, size, size),), [{0: "batch"}]),
+        "text_encoder": (Part(model.text_encoder, encode_question), text_example(model, 4, 4), [text, text, image]),
+        "projections": (Part(decoder, project), (embeds,), [image]),
+        "decoder_step": (
+            Part(decoder, projected_step),
+            (ids, mask, *past, *cross),
+            [text, whole, *past_axes, *cross_axes],
+        ),
     }
     for name, (module, example, axes) in parts.items():
         names = [f"input_{index}" for index in range(len(example))]

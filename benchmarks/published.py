@@ -7,53 +7,38 @@ so that `generate` drives it. INT8 is `nncf.quantize` of vision model and text e
 the decoder (`prepare.py`).
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import openvino as ov
-from torch import Tensor
-from transformers import BatchFeature, BlipForQuestionAnswering, BlipProcessor, PreTrainedModel
+from transformers import BlipForQuestionAnswering
 
 from benchmarks.driver import Past, begin, drive
-from benchmarks.sides import Laps, Side, generation
+from benchmarks.sides import Generated, Laps, Side, Text
 
 PARTS = ("vision_model", "text_encoder", "text_decoder")
-
-
-def load_published(checkpoint: Path, folder: Path, properties: Mapping[str, object]) -> "Published":
-    """The IRs of `folder`, with OpenVINO `properties`, and the checkpoint's text decoder as their driver."""
-    core = ov.Core()
-    compiled = [core.compile_model(folder / f"{part}.xml", "CPU", properties) for part in PARTS]
-    text_decoder = BlipForQuestionAnswering.from_pretrained(checkpoint).text_decoder
-    return Published(*compiled, text_decoder, BlipProcessor.from_pretrained(checkpoint))
 
 
 class Published(Side):
     """Every question starts anew, as the notebook's `generate_answer` does."""
 
-    def __init__(
-        self,
-        vision_model: ov.CompiledModel,
-        text_encoder: ov.CompiledModel,
-        text_decoder: ov.CompiledModel,
-        torch_text_decoder: PreTrainedModel,
-        processor: BlipProcessor,
-    ):
-        super().__init__(processor)
-        self.vision_model, self.text_encoder, self.text_decoder = vision_model, text_encoder, text_decoder
-        self.driver = drive(torch_text_decoder, self._step)
+    def __init__(self, folder: Path, variant: str, properties: dict[str, object]):
+        super().__init__(folder, variant, properties)
+        core, files = ov.Core(), folder / "published" / variant
+        self.vision_model, self.text_encoder, self.text_decoder = (
+            core.compile_model(files / f"{part}.xml", "CPU", properties) for part in PARTS
+        )
+        self.driver = drive(BlipForQuestionAnswering.from_pretrained(folder / "pytorch").text_decoder, self._step)
 
-    def answer(self, image: Tensor, question: BatchFeature, new_tokens: int, laps: Laps) -> Tensor:
-        embeds = self._encode(image, laps)
-        text = question["input_ids"].numpy(), question["attention_mask"].numpy()
-        return begin(self.driver, self.text_encoder([*text, embeds])[0], **generation(new_tokens, laps))
+    def answer(self, image: np.ndarray, question: Text, laps: Laps, **settings) -> Generated:
+        text = [question["input_ids"], question["attention_mask"]]
+        return begin(self.driver, self.text_encoder([*text, self._encode(image, laps)])[0], **settings)
 
-    def caption(self, pixel_values: Tensor, new_tokens: int, laps: Laps, num_beams: int = 1) -> Tensor:
-        return begin(self.driver, self._encode(pixel_values, laps), **generation(new_tokens, laps, num_beams))
+    def caption(self, pixel_values: np.ndarray, laps: Laps, **settings) -> Generated:
+        return begin(self.driver, self._encode(pixel_values, laps), **settings)
 
-    def _encode(self, pixel_values: Tensor, laps: Laps) -> np.ndarray:
-        embeds = self.vision_model(pixel_values.numpy())[0]
+    def _encode(self, pixel_values: np.ndarray, laps: Laps) -> np.ndarray:
+        embeds = self.vision_model(pixel_values)[0]
         laps.lap()
         return embeds
 

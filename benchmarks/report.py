@@ -1,7 +1,7 @@
-"""The filed results as the README's tables and plot:  python -m benchmarks.report
+"""The filed results as Markdown:  python -m benchmarks.report
 
-`results_table` is what the notebook quotes too; `main` writes it between the README's two benchmark comments, and the
-plot to `assets/benchmark.svg`.
+Writes the short table into `README.md` and the full ones into `benchmarks/README.md`, each between the two benchmark
+comments. A notebook can quote `short_table` or `results_table` of `latest_results`.
 """
 
 import json
@@ -10,31 +10,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
-from benchmarks.sides import BASELINE, OURS, PUBLISHED
-from utils import markdown_table
+from benchmarks.sides import BASELINE, SIDES
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
-PLOT = ROOT / "assets" / "benchmark.svg"
+READMES = RESULTS.parents[1] / "README.md", RESULTS.parent / "README.md"
 MARKED = re.compile(r"(?<=<!-- benchmark -->\n).*(?=<!-- /benchmark -->)", re.DOTALL)
-"""Where in the README the tables stand."""
-GREY, BLUE, INK = "#8b949e", "#2f81f7", "#808890"  # readable on white and on black
-
-
-def file_name(results: dict) -> str:
-    """Date and newest instruction set, and the limit where the run was held back to older ones."""
-    about = results["machine"]
-    limited = [f"as-{about['isa_limit']}"] if about["isa_limit"] else []
-    return "-".join([results["date"], (about["isa"] or ["cpu"])[-1], *limited]) + ".json"
+RIVALS = {"PyTorch": "PyTorch", "published": "published recipe", "ONNX Runtime": "ONNX Runtime"}
+OURS, OPTION = ("ours FP16", "ours INT8"), "ours INT4"
+"""`OPTION` has a line of its own instead of a column."""
+SHORT = ("answer", "answer again", "caption", "load", "peak memory")
 
 
 def filed_results() -> list[dict]:
-    """All that was filed, oldest first."""
-    return [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    """All that was filed, newest first."""
+    results = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    return sorted(results, key=lambda each: each["date"], reverse=True)
 
 
 def latest_results() -> dict:
@@ -46,133 +38,118 @@ def latest_results() -> dict:
     native = [results for results in filed_results() if not results["machine"]["isa_limit"]]
     if not native:
         raise FileNotFoundError(f"no results in {RESULTS.name}/: run make bench ARGS=--keep")
-    return native[-1]
+    return native[0]
 
 
-def heading(results: dict) -> str:
-    """What was run, where and when."""
-    about, tokens, effort = results["machine"], results["tokens"], results["effort"]
-    packages = ("torch", "transformers", "openvino", "nncf", "onnxruntime")
-    versions = ", ".join(f"{package} {about['versions'][package]}" for package in packages)
-    limit = f", held back to {about['isa_limit']}" if about["isa_limit"] else ""
-    return (
-        f"BLIP base, random weights, batch 1 unless said, {tokens['question']} question, {tokens['answer']} answer and "
-        f"{tokens['caption']} caption tokens. {results['date']}, {about['cpu']}, {about['cores']} cores, "
-        f"{' '.join(about['isa'])}{limit}; {versions}. Medians of at least {effort['rounds']} "
-        f"rounds, the sides taking turns (batch {len(results['seconds']['batch'][BASELINE])}, fresh processes "
-        f"{effort['fresh_rounds']}), ± half the 10-90 % range; other guests took {results['stolen']:.1%} of the time."
-    )
-
-
-def cell(runs: Sequence[float] | None, show: Callable[[float], float]) -> str:
-    """Median and spread, such as `349 ±3%`; a dash where a side has no such thing."""
-    if not runs:
-        return "-"
-    value = show(median(runs))
-    low, high = np.percentile(runs, [10, 90])
-    return f"{digits(value)} ±{(high - low) / 2 / median(runs):.0%}"
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
 
 
 def digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def sides_of(results: dict) -> list[str]:
-    return list(results["seconds"]["answer"])
+def tasks_of(results: dict) -> dict[str, dict[str, list[float]]]:
+    """Seconds of tasks and parts, and bytes of memory, by side."""
+    return results["seconds"] | results["parts"] | {"peak memory": results["memory"]}
 
 
-def medians_table(results: dict) -> str:
-    """Every workload on every side."""
-    sides, batch = sides_of(results), results["tokens"]["batch"]
-    rows = []
-    for task, runs in results["seconds"].items():
-        label, show = f"{task}, ms", lambda seconds: seconds * 1000
-        if task == "batch":
-            label, show = f"batch of {batch} captions, images/s", lambda seconds: batch / seconds
-        elif task.startswith("load"):
-            label, show = f"{task}, s", lambda seconds: seconds
-        rows.append((label, *(cell(runs.get(side), show) for side in sides)))
-    if results["memory"]:
-        rows.append(("peak memory, MB", *(cell(results["memory"][side], lambda size: size / 1e6) for side in sides)))
-    weights = (results["sizes"].get(side) for side in sides)
-    rows.append(("weights, MB", *("-" if size is None else digits(size / 1e6) for size in weights)))
-    return markdown_table(("", *sides), rows)
+def labelled(results: dict, task: str) -> tuple[str, Callable[[float], float]]:
+    """A task with its unit, and the way to that from seconds or bytes."""
+    batch = results["tokens"]["batch"]
+    if task == "batch":
+        return f"batch of {batch} captions, images/s", lambda seconds: batch / seconds
+    if task == "peak memory":
+        return f"{task}, MB", lambda size: size / 1e6
+    if task.startswith("load"):
+        return f"{task.replace('load', 'load to first answer')}, s", lambda seconds: seconds
+    return f"{task}, ms", lambda seconds: seconds * 1000
 
 
-def ratio(results: dict, task: str, runs: dict[str, list[float]], side: str, others: Sequence[str]) -> str:
-    """How many times faster a side is than the best of others; of load and memory, how much it takes of theirs."""
-    best = min(median(runs[other]) for other in others)
-    own = median(runs[side])
-    return f"{own / best:.0%}" if task.startswith(("load", "peak")) else f"{best / own:.2f}x"
+def where(results: dict) -> str:
+    about = results["machine"]
+    limit = f", held back to {about['isa_limit']}" if about["isa_limit"] else ""
+    return f"{about['cpu']}, {about['cores']} cores, {about['instruction_set']}{limit}, {results['date']}"
 
 
-def ratios_table(results: dict) -> str:
-    """Ours against PyTorch and the better of the published recipe's two, and against the machine's limit."""
-    memory = {"peak memory": results["memory"]} if results["memory"] else {}
-    tasks = results["seconds"] | memory | results["parts"]
-    rows = []
-    for task, runs in tasks.items():
-        row = [task]
-        for side in OURS:
-            for others in ((BASELINE,), PUBLISHED):
-                known = side in runs and all(other in runs for other in others)
-                row.append(ratio(results, task, runs, side, others) if known else "-")
-        for side in OURS:
-            limit = results["limits"][side.removeprefix("ours ")].get(task)
-            row.append("-" if limit is None else f"{digits(limit * 1000)} ms: {median(runs[side]) / limit:.2f}")
-        rows.append(row)
-    sides = [side.removeprefix("ours ") for side in OURS]
-    against = [f"{side} over {other}" for side in sides for other in ("PyTorch", "published")]
-    return markdown_table(("ours", *against, *(f"{side}, limit: times over it" for side in sides)), rows)
+def short_table(results: dict) -> str:
+    """The README's: rivals at the better of their precisions, bold what is best in a row, and where ours is not."""
+    rows, behind = [], []
+    for task in SHORT:
+        runs = tasks_of(results)[task]
+        medians = {side: median(each) for side, each in runs.items() if each and side != OPTION}
+        values = [min((medians[s] for s in medians if SIDES[s].family == rival), default=None) for rival in RIVALS]
+        values += [medians.get(side) for side in OURS]
+        least, (label, show) = min(medians.values(), default=0), labelled(results, task)
+        shown = ["failed" if value is None else digits(show(value)) for value in values]
+        rows.append([label, *(f"**{shown[i]}**" if value == least else shown[i] for i, value in enumerate(values))])
+        behind += [task] * (least not in values[-len(OURS) :])
+    verdict = f"Ours is not the best in: {', '.join(behind)}." if behind else "Ours is the best in every row."
+    table = markdown_table(("", *RIVALS.values(), *OURS), rows)
+    return f"{table}\n\n{where(results)}; medians, the first three each at their best precision. {verdict}"
+
+
+def cell(results: dict, task: str, side: str) -> str:
+    """Median and spread, such as `349 ±3%`; `failed`, or a dash where a side has no such task."""
+    runs, (_, show) = tasks_of(results)[task].get(side), labelled(results, task)
+    if not runs:
+        return "failed" if side in results["failures"].get(task, {}) else "-"
+    low, high = np.percentile(runs, [10, 90])
+    return f"{digits(show(median(runs)))} ±{(high - low) / 2 / median(runs):.0%}"
+
+
+def limit_cell(results: dict, task: str, side: str) -> str:
+    """The limit of the machine, and how many times that ours takes: `349 (1.16x)`."""
+    limit, runs = results["limits"][SIDES[side].precision].get(task), tasks_of(results)[task].get(side)
+    if limit is None or not runs:
+        return "-"
+    return f"{digits(labelled(results, task)[1](limit))} ({median(runs) / limit:.2f}x)"
+
+
+def option_line(results: dict) -> str:
+    """What INT4 weights in the decoder bring."""
+    compared = [
+        f"{labelled(results, task)[0]}: {cell(results, task, OPTION)} against {cell(results, task, OURS[-1])}"
+        for task in ("answer", "caption", "peak memory")
+    ]
+    weights = " against ".join(digits(results["sizes"][side] / 1e6) for side in (OPTION, OURS[-1]))
+    return f"INT4 weights in the decoder instead of INT8 bring {'; '.join(compared)}; weights, MB: {weights}."
 
 
 def results_table(results: dict) -> str:
-    """Markdown: where and when, then medians of all sides, then ours against others and against the limit."""
-    ceilings = results["ceilings"]
-    rates = " and ".join(f"{rate / 1e12:.2f} T/s ({name})" for name, rate in ceilings["rates"].items())
-    limit = (
-        f"The limit of a part is its operations at the best rate of matrix products measured in this run, {rates}, or "
-        f"its bytes at the best read bandwidth, {ceilings['bandwidth'] / 1e9:.1f} GB/s, whichever takes longer; of a "
-        "whole, the sum of its parts'. Load and memory: what ours takes of theirs."
+    """Where, when and how it was measured, every task and part on every side, and what failed."""
+    about, tokens, ceilings, effort = (results[name] for name in ("machine", "tokens", "ceilings", "effort"))
+    versions = ", ".join(f"{package} {number}" for package, number in about["versions"].items())
+    rates = ", ".join(f"{rate / 1e12:.2f} T/s ({name})" for name, rate in ceilings["rates"].items())
+    counts = ", ".join(f"{task} {len(results['seconds'][task].get(BASELINE, []))}" for task in ("batch", "load"))
+    heading = (
+        f"{where(results)}; {versions}; {tokens['question']} question, {tokens['answer']} answer, {tokens['caption']} "
+        f"caption tokens. Medians of at least {effort['rounds']} rounds ({counts}), ± half the 10-90 % range; other "
+        f"guests took {results['stolen']:.1%} of the time. Limits: {rates}, {ceilings['bandwidth'] / 1e9:.1f} GB/s."
     )
-    return "\n\n".join([heading(results), medians_table(results), limit, ratios_table(results)])
-
-
-def readme_text() -> str:
-    """The tables of the newest results, and of those held back to older instructions on the same day."""
-    latest = latest_results()
-    limited = [r for r in filed_results() if r["machine"]["isa_limit"] and r["date"] == latest["date"]]
-    return "\n\n".join(map(results_table, [latest, *limited])) + "\n"
-
-
-def plot(results: dict) -> Figure:
-    """A panel for each task: bars of median milliseconds, ours in blue with the limit as a line."""
-    tasks = [task for task in results["seconds"] if task.startswith(("answer", "caption"))]
-    sides = sides_of(results)
-    figure = Figure(figsize=(9, 0.5 + 0.25 * len(sides)), layout="constrained")
-    for axes, task in zip(figure.subplots(1, len(tasks), sharey=True), tasks, strict=True):
-        values = [median(results["seconds"][task][side]) * 1000 for side in sides]
-        bars = axes.barh(sides, values, height=0.7, color=[BLUE if side in OURS else GREY for side in sides])
-        axes.bar_label(bars, [digits(value) for value in values], padding=3, fontsize=8, color=INK)
-        for row, side in enumerate(sides):
-            if side in OURS:
-                limit = results["limits"][side.removeprefix("ours ")][task] * 1000
-                axes.plot([limit, limit], [row - 0.35, row + 0.35], color=INK, linewidth=1.5)
-        axes.set_title(f"{task}, ms", fontsize=9, color=INK)
-        axes.set_xlim(0, 1.3 * max(values))
-        axes.set_xticks([])
-        axes.tick_params(length=0, labelsize=8, labelcolor=INK)
-        axes.spines[:].set_visible(False)
-    axes.invert_yaxis()
-    return figure
+    known = results["seconds"]["load"].keys() | results["failures"].get("load", {}).keys()
+    sides = [side for side in SIDES if side in known and side != OPTION]
+    rows = [
+        [labelled(results, task)[0], *(cell(results, task, side) for side in sides)]
+        + [limit_cell(results, task, side) for side in OURS]
+        for task in tasks_of(results)
+    ]
+    sizes = (results["sizes"].get(side) for side in sides)
+    rows.append(["weights, MB", *("-" if size is None else digits(size / 1e6) for size in sizes), *("-" * len(OURS))])
+    table = markdown_table(("", *sides, *(f"limit {SIDES[side].precision}" for side in OURS)), rows)
+    failed = [
+        f"- {side}, {task}: `{error}`" for task, errors in results["failures"].items() for side, error in errors.items()
+    ]
+    return "\n\n".join([heading, table, option_line(results), *(["Failed:", "\n".join(failed)] if failed else [])])
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
-    readme.write_text(MARKED.sub(lambda _: readme_text(), readme.read_text()))
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "benchmark", "font.family": "sans-serif"}):
-        plot(latest_results()).savefig(PLOT, transparent=True, metadata={"Date": None})
-    print(readme_text())
+    full = "\n\n".join(f"### {each['machine']['instruction_set']}\n\n{results_table(each)}" for each in filed_results())
+    for readme, text in zip(READMES, (short_table(latest_results()), full), strict=True):
+        written, places = MARKED.subn(lambda _, text=text: text + "\n", readme.read_text())
+        if not places:
+            raise ValueError(f"{readme} has no <!-- benchmark --> and <!-- /benchmark -->, each on a line: add them")
+        readme.write_text(written)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,70 @@
-"""What is compared: the sides' names, what each of them can do, and how to load one from its files."""
+"""What is compared: the sides by name, and the interface that all of them have.
+
+A side runs in a process of its own (`worker.py`) that imports nothing for others, so the classes have only names here.
+"""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import BatchFeature, BlipProcessor
+    from transformers.utils import ModelOutput
 
-PYTORCH, BASELINE = ("PyTorch fp32", "PyTorch bf16"), "PyTorch fp32"
-PUBLISHED = ("published FP16", "published INT8")
-ONNX = ("ONNX Runtime fp32", "ONNX Runtime INT8")
-OURS = ("ours FP16", "ours INT8", "ours INT4")
-SIDES = (*PYTORCH, *PUBLISHED, *ONNX, *OURS)
-EXACT = ("PyTorch fp32", "ONNX Runtime fp32")
-"""Sides that compute in float32 with float32 weights, and so must give the same tokens."""
-CACHING = (*PUBLISHED, *OURS)
-"""Sides whose compiled models OpenVINO can keep on disk."""
+Text = dict[str, np.ndarray]
+Generated: TypeAlias = "np.ndarray | Tensor | ModelOutput"
+
+CLASSES = {
+    "PyTorch": "benchmarks.pytorch:PyTorch",
+    "published": "benchmarks.published:Published",
+    "ONNX Runtime": "benchmarks.onnx_runtime:OnnxRuntime",
+    "ours": "benchmarks.ours:Ours",
+}
+TOLERANCES = {"fp32": 0.002, "bf16": 0.03, "FP16": 0.03, "INT8": 0.08, "INT4": 0.2}
+"""How far logits may be from PyTorch's in float32, as a share of the range of these.
+
+Right runs at BLIP base's widths and a third of its depth: bf16 and FP16 0.7 %, INT8 2 %, INT4 10 % (of random weights).
+"""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A side: whose it is, in which variant, and its tasks where these are not all."""
+
+    family: str
+    variant: str
+    tasks: tuple[str, ...] | None = None
+
+    @property
+    def precision(self) -> str:
+        return self.variant.split()[-1]
+
+
+FEW = ("answer", "caption")
+BASELINE = "PyTorch fp32"
+SIDES = {
+    BASELINE: Spec("PyTorch", "fp32"),
+    "PyTorch bf16": Spec("PyTorch", "bf16"),
+    "torch.compile fp32": Spec("PyTorch", "compiled fp32", FEW),
+    "torch.compile bf16": Spec("PyTorch", "compiled bf16", FEW),
+    "published FP16": Spec("published", "FP16"),
+    "published INT8": Spec("published", "INT8"),
+    "ONNX Runtime fp32": Spec("ONNX Runtime", "fp32"),
+    "ONNX Runtime INT8": Spec("ONNX Runtime", "INT8"),
+    "ours FP16": Spec("ours", "FP16"),
+    "ours INT8": Spec("ours", "INT8"),
+    "ours INT4": Spec("ours", "INT4", FEW),
+}
+CACHING = ("published", "ours")
+"""Families whose compiled models OpenVINO can keep on disk."""
 
 
 class Laps:
@@ -37,79 +79,48 @@ class Laps:
     def lap(self) -> None:
         self.seconds.append(time.perf_counter() - self.start)
 
-    def put(self, tokens: Tensor) -> None:
+    def put(self, tokens: object) -> None:
         self.lap()
 
     def end(self) -> None:
         """Nothing is left to note when a generation has ended."""
 
 
-def generation(new_tokens: int, laps: Laps, num_beams: int = 1) -> dict[str, object]:
-    """Arguments of `generate` for exactly so many tokens. Beam search hands over no tokens until its end."""
-    settings = {"min_new_tokens": new_tokens, "max_new_tokens": new_tokens, "num_beams": num_beams}
-    return settings | ({"streamer": laps} if num_beams == 1 else {})
-
-
 class Side(ABC):
-    """One way to run BLIP. Each method leaves a lap when the image is encoded.
+    """One way to run BLIP, NumPy in; `settings` and what comes back are those of transformers' `generate`.
 
     `image` is `pixel_values` [B, 3, H, W] float32, or what `keep` made of it; `question` holds `input_ids` and
-    `attention_mask`, each [B, T] int64. Token ids come back as transformers' `generate` gives them.
+    `attention_mask`, each [B, T] int64.
+
+    Args:
+        folder: what `prepare` made.
+        variant: as in `SIDES`.
+        properties: of OpenVINO, where that is used.
     """
 
-    def __init__(self, processor: BlipProcessor):
-        self.processor = processor
+    def __init__(self, folder: Path, variant: str, properties: dict[str, object]):
+        from transformers import BlipProcessor  # ours does without
+
+        self.processor = BlipProcessor.from_pretrained(folder / "pytorch")
 
     @abstractmethod
-    def answer(self, image: object, question: BatchFeature, new_tokens: int, laps: Laps) -> Tensor:
-        """Token ids [B, 1 + new_tokens]."""
+    def answer(self, image: object, question: Text, laps: Laps, **settings) -> Generated:
+        """Answer, with a lap when the image is encoded."""
 
     @abstractmethod
-    def caption(self, pixel_values: Tensor, new_tokens: int, laps: Laps, num_beams: int = 1) -> Tensor:
-        """Token ids [B, 1 + new_tokens]."""
+    def caption(self, pixel_values: np.ndarray, laps: Laps, **settings) -> Generated:
+        """Caption, with a lap when the images are encoded."""
 
-    def keep(self, pixel_values: Tensor, question: BatchFeature) -> object:
+    def keep(self, pixel_values: np.ndarray, question: Text) -> object:
         """What there is to keep of an image, having answered a question, for the next one about it: here nothing."""
         return pixel_values
 
-    def preprocess(self, jpeg: bytes) -> Tensor:
+    def preprocess(self, jpeg: bytes) -> np.ndarray:
         """`pixel_values` [1, 3, H, W] of an image file."""
-        return self.processor(images=Image.open(BytesIO(jpeg)).convert("RGB"), return_tensors="pt")["pixel_values"]
+        return self.processor(images=Image.open(BytesIO(jpeg)).convert("RGB"), return_tensors="np")["pixel_values"]
 
-    def end_to_end(self, jpeg: bytes, question: str, new_tokens: int) -> str:
-        """The answer to a question about an image file, all from bytes and text to text."""
-        text = self.processor(text=question, return_tensors="pt")
-        ids = self.answer(self.preprocess(jpeg), text, new_tokens, Laps())
-        return self.processor.decode(ids[0], skip_special_tokens=True)
+    def tokenize(self, question: str) -> Text:
+        return dict(self.processor(text=question, return_tensors="np"))
 
-
-def load_side(name: str, folder: Path, cache: Path | None = None) -> Side:
-    """The side of that name over the files that `prepare` made in `folder`.
-
-    Imports are inside, so that a fresh process pays for those of its own side only.
-
-    Args:
-        cache: where OpenVINO keeps compiled models; only sides that are in `CACHING` have a use for it.
-
-    Raises:
-        ValueError: there is no such side.
-    """
-    properties = {} if cache is None else {"CACHE_DIR": str(cache)}
-    precision = name.split()[-1]
-    if name in PYTORCH:
-        from benchmarks.pytorch import load_pytorch
-
-        return load_pytorch(folder / "pytorch", precision)
-    if name in PUBLISHED:
-        from benchmarks.published import load_published
-
-        return load_published(folder / "pytorch", folder / "published" / precision, properties)
-    if name in ONNX:
-        from benchmarks.onnx_runtime import load_onnx
-
-        return load_onnx(folder / "pytorch", folder / "onnx" / precision)
-    if name in OURS:
-        from benchmarks.ours import load_ours
-
-        return load_ours(folder, precision, properties)
-    raise ValueError(f"there is no side {name!r}; choose one of {', '.join(SIDES)}")
+    def decode(self, ids: np.ndarray | Tensor) -> str:
+        return self.processor.decode(ids, skip_special_tokens=True)

@@ -1,28 +1,26 @@
-"""The tasks that are timed, the same for every side: inputs, numbers of tokens, and checks on what comes back."""
+"""The tasks that are timed, the same for every side: inputs, numbers of tokens, and what is told of the output."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.sides import Laps, Side
 
-if TYPE_CHECKING:
-    from torch import Tensor
-    from transformers import BatchFeature, BlipProcessor
-
 QUESTION = "how many dogs are in the picture ?"
 OTHER_QUESTION = "what color is shape in the picture ?"
 ANSWER_TOKENS, CAPTION_TOKENS, BEAMS = 3, 12, 3
-MOST_ROUNDS = 30
+COMPARED = 300
+"""At least so many of the logits or pixels are compared, if there are that many."""
 
 
+@cache
 def photo() -> bytes:
     """A JPEG of 1024x768 pixels: soft shapes with some grain, as a photograph's file is."""
     draw = np.random.default_rng(0)
@@ -34,110 +32,83 @@ def photo() -> bytes:
     return file.getvalue()
 
 
-@dataclass(frozen=True)
 class Inputs:
-    """What every side is given."""
+    """What a side is given, as it reads it itself."""
 
-    jpeg: bytes
-    pixel_values: Tensor  # [1, 3, H, W] float32
-    question: BatchFeature  # of ten tokens at BLIP base
-    other_question: BatchFeature
-
-    @classmethod
-    def make(cls, processor: BlipProcessor) -> Inputs:
-        jpeg = photo()
-        pixel_values = processor(images=Image.open(BytesIO(jpeg)), return_tensors="pt")["pixel_values"]
-        texts = (processor(text=text, return_tensors="pt") for text in (QUESTION, OTHER_QUESTION))
-        return cls(jpeg, pixel_values, *texts)
-
-    def batch(self, images: int) -> Tensor:
-        """[images, 3, H, W]: the picture, shifted further and further to the side."""
-        import torch  # not for a fresh process of a side that does without
-
-        return torch.cat([self.pixel_values.roll(7 * index, dims=3) for index in range(images)])
+    def __init__(self, side: Side, batch: int):
+        self.pixel_values = side.preprocess(photo())  # [1, 3, H, W] float32
+        self.images = np.concatenate([np.roll(self.pixel_values, 7 * index, axis=3) for index in range(batch)])
+        self.question, self.other_question = side.tokenize(QUESTION), side.tokenize(OTHER_QUESTION)  # of ten tokens
+        self.kept = side.keep(self.pixel_values, self.question)
 
 
 @dataclass(frozen=True)
-class Workload:
-    """One task: what `run` does for a side and the thing that `start` made for it beforehand, which is not timed."""
+class Task:
+    """A side does it by `run`, with some settings of `generate`."""
 
-    run: Callable[[Side, object, Laps], object]
-    start: Callable[[Side], object] = lambda side: None
+    run: Callable[[Side, Inputs, Laps, dict[str, object]], object]
     new_tokens: int | None = None
-    """How many new tokens each of the rows that `run` gives has; None where it gives something else."""
+    """How many each row that `run` gives has; None where it gives something else."""
+    num_beams: int = 1
+
+    def settings(self, laps: Laps, checked: bool) -> dict[str, object]:
+        """Arguments of `generate` for exactly so many tokens; to be checked, with logits."""
+        settings = {"min_new_tokens": self.new_tokens, "max_new_tokens": self.new_tokens, "num_beams": self.num_beams}
+        if checked:
+            return settings | {"return_dict_in_generate": True, "output_logits": True}
+        return settings | ({"streamer": laps} if self.num_beams == 1 else {})  # beam search streams nothing
 
 
-def workloads(inputs: Inputs, batch: int) -> dict[str, Workload]:
-    """Every task by name."""
-    pixels, question, other, images = inputs.pixel_values, inputs.question, inputs.other_question, inputs.batch(batch)
-    return {
-        "answer": Workload(
-            lambda side, _, laps: side.answer(pixels, question, ANSWER_TOKENS, laps), new_tokens=ANSWER_TOKENS
-        ),
-        "answer again": Workload(
-            lambda side, kept, laps: side.answer(kept, other, ANSWER_TOKENS, laps),
-            lambda side: side.keep(pixels, question),
-            ANSWER_TOKENS,
-        ),
-        "caption": Workload(
-            lambda side, _, laps: side.caption(pixels, CAPTION_TOKENS, laps), new_tokens=CAPTION_TOKENS
-        ),
-        f"caption, {BEAMS} beams": Workload(
-            lambda side, _, laps: side.caption(pixels, CAPTION_TOKENS, laps, BEAMS), new_tokens=CAPTION_TOKENS
-        ),
-        "batch": Workload(lambda side, _, laps: side.caption(images, CAPTION_TOKENS, laps), new_tokens=CAPTION_TOKENS),
-        "preprocessing": Workload(lambda side, _, laps: side.preprocess(inputs.jpeg)),
-        "end to end": Workload(lambda side, _, laps: side.end_to_end(inputs.jpeg, QUESTION, ANSWER_TOKENS)),
-    }
+def end_to_end(side: Side, inputs: Inputs | None, laps: Laps, settings: dict[str, object]) -> object:
+    """From an image file's bytes and a text to a text; needs no `inputs`."""
+    output = side.answer(side.preprocess(photo()), side.tokenize(QUESTION), laps, **settings)
+    side.decode(getattr(output, "sequences", output)[0])
+    return output
 
 
-class Timed:
-    """A workload on a side, ready to be called again and again; notes each call's seconds and laps, and its output."""
-
-    def __init__(self, name: str, workload: Workload, side: Side):
-        self.name, self.workload, self.side = name, workload, side
-        self.kept = workload.start(side)
-        self.seconds: list[float] = []
-        self.laps: list[list[float]] = []
-        self.output: object = None
-
-    def __call__(self) -> None:
-        laps = Laps()
-        self.output = self.workload.run(self.side, self.kept, laps)
-        self.seconds.append(time.perf_counter() - laps.start)
-        self.laps.append(laps.seconds)
-
-    def check(self) -> None:
-        """Raise RuntimeError where the output is not of the length that was asked for."""
-        new_tokens = self.workload.new_tokens
-        if new_tokens is not None and self.output.shape[1] != 1 + new_tokens:
-            raise RuntimeError(
-                f"{self.name}: {self.output.shape[1] - 1} new tokens on {type(self.side).__name__}, not {new_tokens}"
-            )
+def caption(side: Side, inputs: Inputs, laps: Laps, settings: dict[str, object]) -> object:
+    return side.caption(inputs.pixel_values, laps, **settings)
 
 
-def take_turns(timed: Mapping[str, Timed], least: int, seconds: float) -> None:
-    """At least so many rounds over all sides, and more of them while another one fits into `seconds`.
+TASKS = {
+    "answer": Task(
+        lambda side, inputs, laps, settings: side.answer(inputs.pixel_values, inputs.question, laps, **settings),
+        ANSWER_TOKENS,
+    ),
+    "answer again": Task(
+        lambda side, inputs, laps, settings: side.answer(inputs.kept, inputs.other_question, laps, **settings),
+        ANSWER_TOKENS,
+    ),
+    "caption": Task(caption, CAPTION_TOKENS),
+    f"caption, {BEAMS} beams": Task(caption, CAPTION_TOKENS, BEAMS),
+    "batch": Task(lambda side, inputs, laps, settings: side.caption(inputs.images, laps, **settings), CAPTION_TOKENS),
+    "preprocessing": Task(lambda side, *_: side.preprocess(photo())),
+    "end to end": Task(end_to_end, ANSWER_TOKENS),
+}
 
-    Turn by turn, so that a busy moment of the machine hits all sides alike.
-    """
-    start, rounds = time.perf_counter(), 0
-    while rounds < least or (rounds < MOST_ROUNDS and (time.perf_counter() - start) * (rounds + 1) / rounds < seconds):
-        for each in timed.values():
-            each()
-        rounds += 1
+
+def run(side: Side, inputs: Inputs | None, name: str, checked: bool = False) -> dict[str, object]:
+    """`seconds`, `laps`, `tokens` [B, T] or None, and some `values`: of pixels, or of logits if `checked`."""
+    task, laps = TASKS[name], Laps()
+    output = task.run(side, inputs, laps, task.settings(laps, checked))
+    seconds = time.perf_counter() - laps.start
+    logits = getattr(output, "logits", None)
+    tokens = np.asarray(getattr(output, "sequences", output)).tolist() if task.new_tokens else None
+    values = np.asarray(logits[0][0] if logits else [] if task.new_tokens else output).ravel()
+    values = values[:: max(1, len(values) // COMPARED)].tolist()
+    return {"seconds": seconds, "laps": laps.seconds, "tokens": tokens, "values": values}
 
 
-def part_seconds(timed: Mapping[str, Timed]) -> dict[str, list[float]]:
-    """What one side's parts took in each run of "answer", "answer again" and "caption".
+def part_seconds(laps: dict[str, list[list[float]]]) -> dict[str, list[float]]:
+    """What one side's parts took in each run of "answer", "answer again" and "caption", as far as it has them.
 
     Laps are: image encoded, prompt handed over (for a question: text encoder done), first token, second, ...
     """
-    answer, again, caption = (timed[name].laps for name in ("answer", "answer again", "caption"))
+    answer, again, caption = (laps.get(name, []) for name in ("answer", "answer again", "caption"))
     return {
-        "vision model": [laps[0] for laps in caption],
-        "text encoder, first question": [laps[1] - laps[0] for laps in answer],
-        "text encoder, another question": [laps[1] - laps[0] for laps in again],
-        "decoder, first step over the image": [laps[2] - laps[1] for laps in caption],
-        "decoder, later step over the image": [float(np.median(np.diff(laps[2:]))) for laps in caption],
+        "vision model": [run[0] for run in caption],
+        "text encoder, first question": [run[1] - run[0] for run in answer],
+        "text encoder, another question": [run[1] - run[0] for run in again],
+        "decoder, first step over the image": [run[2] - run[0] for run in caption],
+        "decoder, later step over the image": [float(np.median(np.diff(run[2:]))) for run in caption],
     }

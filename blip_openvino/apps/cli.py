@@ -123,8 +123,8 @@ def convert(model: str, output: Path | None) -> None:
 )
 @click.option(
     "--data",
-    help="Calibrate on your own: a folder of images (texts beside them or in metadata.jsonl), or a dataset's name on "
-    "the Hugging Face Hub.",
+    help="Calibrate on your own: a folder of images, their texts in metadata.jsonl, or a dataset's name on the Hugging "
+    "Face Hub.",
 )
 def optimize(folder: Path, samples: int, weights: str, data: str | None) -> None:
     """Quantize a converted folder, beside what is there, and check what came out.
@@ -170,11 +170,13 @@ def evaluate(folder: Path, device: str, precisions: tuple[str, ...]) -> None:
     """
     with extra("convert"):
         # datasets, which only measuring needs.
-        from transformers import BlipProcessor
-
-        from blip_openvino.evaluate.accuracy import accuracy_table, measure_accuracy
-    models = {each or "default": load(folder, device, each).model for each in precisions or (None,)}
-    click.echo(accuracy_table(measure_accuracy(models, BlipProcessor.from_pretrained(folder), folder)))
+        from blip_openvino.evaluate.accuracy import measure_accuracy
+    blips = {each or "default": load(folder, device, each) for each in precisions or (None,)}
+    blip = next(iter(blips.values()))
+    models = {name: each.model for name, each in blips.items()}
+    data = getattr(blip.model.config, "trained_on", None)
+    for measure, scores in measure_accuracy(models, blip.processor, data).items():
+        click.echo(f"{measure}: " + ", ".join(f"{name} {score}" for name, score in scores.items()))
 
 
 @main.command()

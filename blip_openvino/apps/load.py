@@ -209,11 +209,10 @@ def quantize_folder(
     """Quantize a converted folder, calibrated on data that suits it or on `data`: a folder or a dataset of the Hub."""
     with extra("convert"):
         # NNCF and datasets, which only quantizing needs.
-        from blip_openvino.ir.calibration import calibration_dataset
+        from blip_openvino.ir.calibration import calibration_dataset, own_data
         from blip_openvino.ir.optimize import optimize
-        from blip_openvino.ir.user_data import user_calibration
     load_config(folder)  # a wrong folder is told before data is downloaded for it
-    dataset = user_calibration(data, samples) if data else calibration_dataset(folder, samples)
+    dataset = own_data(data, samples) if data else calibration_dataset(folder, samples)
     return optimize(folder, dataset, weights)
 
 

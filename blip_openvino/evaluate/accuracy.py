@@ -9,24 +9,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, Protocol
 
 from tqdm.auto import tqdm
 
-from blip_model import OVBlipModel
+from blip_openvino.evaluate.check import LOST
 from blip_openvino.evaluate.vqa_v2 import MAX_NEW_TOKENS, vqa_v2_accuracy
 from blip_openvino.ir.easy_vqa import Question, load_captions, load_questions, question_type
-from blip_openvino.ir.vqa_v2 import CALIBRATION, SCORING, SCORING_SEED, vqa_v2_samples  # noqa: F401
+from blip_openvino.ir.vqa_v2 import SCORING, SCORING_SEED, vqa_v2_samples
 from blip_openvino.runtime.processor import OVBlipProcessor
 
 IMAGES_PER_CALL = 32
 
 
+class Writer(Protocol):
+    """What is measured: an `OVBlipModel`, or `ir.checkpoint.TorchBlip` to compare with."""
+
+    def generate_answer(self, pixel_values, input_ids, attention_mask, **generate_kwargs): ...
+
+    def generate_caption(self, pixel_values, **generate_kwargs): ...
+
+
 @dataclass(frozen=True)
 class Score:
-    """How many of the texts asked for, at least one, were right."""
+    """How many of the texts asked for, at least one, were right; VQA v2's metric counts parts of one."""
 
-    right: int
+    right: float
     asked: int
 
     def __str__(self) -> str:
@@ -52,7 +60,7 @@ class Score:
         return max(0.0, min(centre - half, self.rate)), min(1.0, max(centre + half, self.rate))
 
 
-def answer_questions(model: OVBlipModel, processor: OVBlipProcessor, questions: Sequence[Question]) -> list[str]:
+def answer_questions(model: Writer, processor: OVBlipProcessor, questions: Sequence[Question]) -> list[str]:
     """Answer `questions`, greedily, each image encoded once however many questions it has.
 
     Returns:
@@ -70,7 +78,7 @@ def answer_questions(model: OVBlipModel, processor: OVBlipProcessor, questions: 
     return answers
 
 
-def caption_images(model: OVBlipModel, processor: OVBlipProcessor, image_paths: Sequence[str]) -> list[str]:
+def caption_images(model: Writer, processor: OVBlipProcessor, image_paths: Sequence[str]) -> list[str]:
     """Caption image files, greedily, 32 in a call.
 
     Returns:
@@ -107,11 +115,14 @@ def score_answers(answers: Sequence[str], questions: Sequence[Question]) -> dict
     return scores | {kind: exact_match(*zip(*pairs, strict=True)) for kind, pairs in sorted(pairs_of.items())}
 
 
-def easy_vqa_accuracy(models: Mapping[str, OVBlipModel], processor: OVBlipProcessor) -> dict[str, dict[str, str]]:
+Measures = dict[str, dict[str, Score]]
+"""By measure, a score for each model: `{"answers, all": {"PyTorch": Score(9658, 9673), "INT8": ...}, ...}`."""
+
+
+def easy_vqa_accuracy(models: Mapping[str, Writer], processor: OVBlipProcessor) -> Measures:
     """Every model on easy-VQA's whole test split: all answers, each question type, captions, agreement with the first.
 
-    `models` is by precision, such as {"FP16": ..., "INT8": ...}; what it returns is by measure, a text for each
-    precision: {"answers, all": {"FP16": "99.42 % (99.25 - 99.55)", ...}, ...}.
+    `models` is by name, such as {"PyTorch": ..., "INT8": ...}.
     """
     questions, captions = load_questions("test"), load_captions("test")
     answers = {name: answer_questions(model, processor, questions) for name, model in models.items()}
@@ -120,23 +131,23 @@ def easy_vqa_accuracy(models: Mapping[str, OVBlipModel], processor: OVBlipProces
     measures = defaultdict(dict)
     for name in models:
         scores = {f"answers, {kind}": score for kind, score in score_answers(answers[name], questions).items()}
-        scores["captions"] = exact_match(said[name], list(captions.values()))
+        scores["captions, all"] = exact_match(said[name], list(captions.values()))
         scores[f"agreement with {first}, answers"] = exact_match(answers[name], answers[first])
         scores[f"agreement with {first}, captions"] = exact_match(said[name], said[first])
         for measure, score in scores.items():
-            measures[measure][name] = str(score)
+            measures[measure][name] = score
     return dict(measures)
 
 
 def measure_accuracy(
-    models: Mapping[str, OVBlipModel],
+    models: Mapping[str, Writer],
     processor: OVBlipProcessor,
     data: Literal["easy-vqa"] | None = None,
     samples: int = 200,
-) -> dict[str, dict[str, str]]:
+) -> Measures:
     """Every model on easy-VQA's test split, or where `data` is None on `samples` of VQA v2.
 
-    Takes and returns what `easy_vqa_accuracy` does; the first measure is the headline.
+    `data` is what a model's configuration says it was trained on; the first measure is the headline.
 
     Raises:
         ValueError: there is no such data.
@@ -147,5 +158,20 @@ def measure_accuracy(
     if data == "easy-vqa":
         return easy_vqa_accuracy(models, processor)
     records = vqa_v2_samples(samples, SCORING_SEED, SCORING)
-    scores = {name: f"{vqa_v2_accuracy(model, processor, records):.2%}" for name, model in models.items()}
-    return {f"VQA accuracy, {samples} samples": scores}
+    rates = {name: vqa_v2_accuracy(model, processor, records) for name, model in models.items()}
+    return {"VQA accuracy, all": {name: Score(rate * len(records), len(records)) for name, rate in rates.items()}}
+
+
+def lost_accuracy(measures: Measures) -> list[str]:
+    """What lost more than it may (`check.LOST`) against the first model, PyTorch in float32: a sentence for each."""
+    sentences = []
+    for measure, scores in measures.items():
+        first, best = next(iter(scores.items()))
+        for name, score in scores.items() if measure.endswith(", all") else ():
+            lost, allowed = best.rate - score.rate, LOST.get(name, 0)
+            if lost > allowed:
+                sentences.append(
+                    f"{name}, {measure}: {score.rate:.2%} is {100 * lost:.2f} points below the {best.rate:.2%} of "
+                    f"{first}, and {100 * allowed:.1f} may be lost"
+                )
+    return sentences

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from pickle import UnpicklingError
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -79,3 +80,34 @@ def generate_caption(model: PreTrainedModel, pixel_values: Tensor, **generate_kw
     `BlipForQuestionAnswering` can only answer by itself, but its decoder captions when it looks at the image's tokens.
     """
     return write(model, model.vision_model(pixel_values).last_hidden_state, **generate_kwargs)
+
+
+class TorchBlip:
+    """A question-answering checkpoint in PyTorch behind the methods of `OVBlipModel`, to measure and compare with.
+
+    transformers applies no mask to padding in cross-attention; here a row is read without its padding, so that an
+    answer does not depend on what else is in its batch.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        self.model = model
+
+    @torch.inference_mode()
+    def generate_answer(
+        self, pixel_values: np.ndarray, input_ids: np.ndarray, attention_mask: np.ndarray, **generate_kwargs
+    ) -> list[list[int]]:
+        """Token ids of the answers, for images [1 or B, 3, H, W] and questions [B, T]."""
+        embeds = self.model.vision_model(torch.from_numpy(pixel_values)).last_hidden_state
+        embeds = embeds.expand(len(input_ids), -1, -1)
+        lengths, rows = attention_mask.sum(axis=1), {}
+        for length in set(lengths.tolist()):
+            chosen = (lengths == length).nonzero()[0]
+            ids, tokens = torch.from_numpy(input_ids[chosen, :length]), embeds[chosen]
+            read = self.model.text_encoder(ids, encoder_hidden_states=tokens).last_hidden_state
+            written = write(self.model, read, **generate_kwargs).tolist()
+            rows |= dict(zip(chosen.tolist(), written, strict=True))
+        return [rows[index] for index in range(len(input_ids))]
+
+    def generate_caption(self, pixel_values: np.ndarray, **generate_kwargs) -> list[list[int]]:
+        """Token ids of the captions of images [B, 3, H, W]."""
+        return generate_caption(self.model, torch.from_numpy(pixel_values), **generate_kwargs).tolist()

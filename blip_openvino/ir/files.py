@@ -280,6 +280,12 @@ def load_config(folder: Path) -> SimpleNamespace:
     return config
 
 
+def load_generation_config(folder: Path) -> dict[str, object]:
+    """The settings of `generate` that a converted folder says hold where a caller says nothing."""
+    path = folder / "generation_config.json"  # a retrieval checkpoint has none
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def read_parts(core: ov.Core, folder: Path, config: SimpleNamespace, precision: str) -> dict[Part, ov.Model]:
     """Read every part of a converted folder at a precision, made sure to be whole and of the folder's checkpoint.
 

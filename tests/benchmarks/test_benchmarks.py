@@ -1,0 +1,211 @@
+"""The benchmark at a tiny size: every side is checked against PyTorch, one that fails becomes a row, and limits are
+what one counts by hand."""
+
+import json
+
+import pytest
+import torch
+from conftest import F32, random_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import limits, report, rounds
+from benchmarks.bench import sides_here
+from benchmarks.checkpoint import blip_processor
+from benchmarks.limits import Geometry, Machine, Tokens
+from benchmarks.onnx_runtime import OnnxRuntime
+from benchmarks.ours import Ours
+from benchmarks.prepare import prepare
+from benchmarks.published import Published
+from benchmarks.pytorch import PyTorch
+from benchmarks.rounds import Effort, Rounds, SideError, Worker, check
+from benchmarks.sides import BASELINE, SIDES, Spec
+from benchmarks.workloads import OTHER_QUESTION, QUESTION, TASKS, Inputs, run
+from blip_openvino.ir.checkpoint import generate_caption
+
+CHECKED = ("published FP16", "published INT8", "ONNX Runtime fp32", "ONNX Runtime INT8", "ours FP16", "ours INT8")
+CLASSES = {"PyTorch": PyTorch, "published": Published, "ONNX Runtime": OnnxRuntime, "ours": Ours}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(5)  # 64 wide: INT4 weights come in groups of 64
+
+
+@pytest.fixture(scope="module")
+def files(model, tmp_path_factory):
+    """The sides' files, made as at full size."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    prepare(model, blip_processor(model.config), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sides(files):
+    """In this process, and computing in float32."""
+    return {name: CLASSES[SIDES[name].family](files, SIDES[name].variant, F32) for name in ("PyTorch fp32", *CHECKED)}
+
+
+@pytest.fixture(scope="module")
+def expected(sides):
+    """PyTorch's output of every task."""
+    return {name: run(sides[BASELINE], Inputs(sides[BASELINE], 3), name, checked=True) for name in TASKS}
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_every_side_passes_the_checks_against_pytorch(name, sides, expected, monkeypatch):
+    monkeypatch.setitem(rounds.TOLERANCES, "INT8", 0.25)  # of weights this few and random
+    inputs = Inputs(sides[name], 3)
+    for task in TASKS:
+        check(task, SIDES[name], run(sides[name], inputs, task, checked=True), expected[task])
+        timed = run(sides[name], inputs, task)
+        check(task, SIDES[name], timed, expected[task])
+        if task in ("answer", "answer again", "caption"):  # laps: image encoded, prompt, tokens
+            assert len(timed["laps"]) == 2 + TASKS[task].new_tokens
+            assert timed["laps"] == sorted(timed["laps"])
+
+
+def test_no_weight_of_the_model_can_be_left_out_of_a_graph(model):
+    for name, parameter in model.named_parameters():
+        assert not (parameter == 0).all(), name
+        assert not (parameter == 1).all(), name
+
+
+def test_questions_have_ten_tokens_the_tokenizer_knows_and_differ():
+    tokenizer = blip_processor().tokenizer
+    assert len(tokenizer) == 30524
+    rows = [tokenizer(text)["input_ids"] for text in (QUESTION, OTHER_QUESTION)]
+    assert [len(row) for row in rows] == [10, 10]
+    assert rows[0] != rows[1]
+    assert not any(tokenizer.unk_token_id in row for row in rows)
+
+
+def test_a_failing_side_becomes_a_row_and_the_others_go_on(monkeypatch, tmp_path):
+    variants = {BASELINE: "fp32"} | {wrong: f"{wrong} INT8" for wrong in ("dies", "raises", "short", "off", "later")}
+    monkeypatch.setattr(rounds, "CLASSES", {"fake": "tests.benchmarks.fake_sides:Fake"})
+    monkeypatch.setattr(rounds, "SIDES", {name: Spec("fake", variant) for name, variant in variants.items()})
+    measured = Rounds(list(variants), tmp_path, Effort(rounds=2, seconds=0, load_again=True, batch=2))
+    measured.run()
+    failures, captions = measured.failures, {task for task in TASKS if "caption" in task or task == "batch"}
+    assert failures["caption, 3 beams"]["dies"] == "died of SIGSEGV"
+    assert failures["batch"]["raises"] == "exit code 1: beyond it"
+    assert failures["answer"]["short"] == "gives [2] new tokens, not 3"
+    assert failures["answer"]["off"] == "values are off by 10.0% of their range, allowed are 8.0%"
+    assert {task for task in TASKS if "raises" in failures[task]} == captions
+    assert {task for task in TASKS if "dies" in failures[task]} == {"caption, 3 beams"}
+    assert "later" in failures["answer"]
+    for task in TASKS:
+        assert set(measured.seconds[task]) == set(variants) - set(failures[task])
+        assert len(measured.seconds[task][BASELINE]) == 2
+    assert set(measured.parts()["vision model"]) == {BASELINE, "dies"}
+
+
+def test_a_check_finds_tokens_and_logits_that_are_not_pytorchs(expected):
+    reply, exact = expected["caption"], SIDES["ONNX Runtime fp32"]
+    check("caption", exact, reply, reply)
+    with pytest.raises(SideError, match="gives tokens"):
+        check("caption", exact, reply | {"tokens": [[token + 1 for token in reply["tokens"][0]]]}, reply)
+    with pytest.raises(SideError, match="values are off by nan%"):
+        check("caption", SIDES["ours INT8"], reply | {"values": [float("nan")] * len(reply["values"])}, reply)
+
+
+def test_a_side_that_cannot_be_loaded_says_why(tmp_path):
+    with pytest.raises(SideError, match=r"exit code 1: FileNotFoundError: .*no config\.json"):
+        Worker(SIDES["ours INT8"], tmp_path, 1)
+
+
+def operations_of(run) -> int:
+    """What PyTorch's own counter counts in matrix products and convolutions."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_operations_are_those_that_pytorch_counts(seed):
+    model = random_model(seed)
+    g, int8 = Geometry.of(model.config), limits.PRECISIONS["INT8"]
+    size, image_tokens = model.config.vision_config.image_size, g.image_tokens
+    pixels, embeds = torch.randn(1, 3, size, size), torch.randn(1, image_tokens, g.width)
+    ids = torch.ones(1, 9, dtype=torch.int64)
+
+    assert limits.vision(g, int8).operations == operations_of(lambda: model.vision_model(pixels))
+    assert limits.text_encoder(g, int8, 9, first=True).operations == operations_of(
+        lambda: model.text_encoder(ids, encoder_hidden_states=embeds)
+    )
+    steps = [limits.decoder_step(g, int8, 2, past, (2, image_tokens)).operations for past in range(4)]
+    projected = limits.projections(g, int8, 2, image_tokens, g.width).operations
+    captioned = operations_of(
+        lambda: generate_caption(model, pixels.repeat(2, 1, 1, 1), min_new_tokens=4, max_new_tokens=4)
+    )
+    assert sum(steps) + projected + 2 * limits.vision(g, int8).operations == captioned
+
+
+def test_bytes_are_those_of_the_weights_and_of_what_is_kept(model):
+    g, int8 = Geometry.of(model.config), limits.PRECISIONS["INT8"]
+
+    def weights(module) -> int:
+        products = (torch.nn.Linear, torch.nn.Conv2d)
+        return sum(each.weight.numel() for each in module.modules() if isinstance(each, products))
+
+    assert limits.vision(g, int8).bytes == weights(model.vision_model)
+    decoder, projections = weights(model.text_decoder), limits.projections(g, int8, 1, 7, g.width).bytes
+    kept = 4 * g.layers * 2 * g.width * (3 * 5 + 7)  # float32 keys and values: 3 rows of 5 tokens, an image of 7
+    assert limits.decoder_step(g, int8, 3, 5, (1, 7)).bytes == decoder - projections + kept
+
+
+def test_a_part_is_limited_by_what_takes_longer_and_a_whole_by_its_parts(model):
+    tokens = Tokens(question=10, answer=3, caption=12, beams=3, batch=32)
+    for rates, bandwidth, gain in (({"float": 1e6, "int8": 4e6}, 1e15, 4), ({"float": 1e15, "int8": 1e15}, 1e6, 2)):
+        by_precision = limits.limits(model.config, Machine(rates, bandwidth), tokens)
+        fp16, int8 = by_precision["FP16"], by_precision["INT8"]
+        assert fp16["vision model"] == pytest.approx(gain * int8["vision model"])
+        assert int8["answer"] - int8["vision model"] - int8["text encoder, first question"] == pytest.approx(
+            int8["answer again"] - int8["text encoder, another question"]
+        )
+
+
+def test_tables_show_each_rivals_best_and_where_ours_loses_or_failed():
+    results = report.latest_results()
+    seconds = {"PyTorch fp32": [3.0], "published FP16": [2.0], "published INT8": [1.0], "ONNX Runtime fp32": [0.5]}
+    results["seconds"]["answer"] = seconds | {"ours FP16": [0.25, 0.26, 0.9], "ours INT8": [0.125]}
+    results["seconds"]["caption"] = seconds | {"ours FP16": [0.6]}
+    results["failures"] = {"caption": {"ours INT8": "died of SIGSEGV"}}
+    short, full = report.short_table(results), report.results_table(results)
+    assert "| answer, ms | 3000 | 1000 | 500 | 260 | **125** |" in short
+    assert "| caption, ms | 3000 | 1000 | **500** | 600 | failed |" in short
+    assert "Ours is not the best in: caption" in short
+    assert "| caption, ms | 3000 ±0% | 2000 ±0% | 1000 ±0% | 500 ±0% | - | 600 ±0% | failed |" in full
+    assert "- ours INT8, caption: `died of SIGSEGV`" in full
+
+
+def test_sides_are_those_that_a_machine_has_instructions_for():
+    new, old = (sides_here({"isa": isa, "isa_limit": None}) for isa in (["avx2", "avx512_bf16"], ["avx2"]))
+    assert set(SIDES) - set(new) == {"torch.compile fp32"}
+    assert set(SIDES) - set(old) == {"PyTorch bf16", "torch.compile bf16"}
+    assert sides_here({"isa": ["avx512_bf16"], "isa_limit": "AVX2"}) == old
+
+
+def test_report_writes_both_readmes_between_their_comments(tmp_path, monkeypatch):
+    readmes = tmp_path / "README.md", tmp_path / "full.md"
+    for readme in readmes:
+        readme.write_text("before\n<!-- benchmark -->\nold\n<!-- /benchmark -->\nafter\n")
+    monkeypatch.setattr(report, "READMES", readmes)
+    report.main()
+    short, full = (readme.read_text() for readme in readmes)
+    assert (
+        short
+        == f"before\n<!-- benchmark -->\n{report.short_table(report.latest_results())}\n<!-- /benchmark -->\nafter\n"
+    )
+    assert all(report.results_table(each) in full for each in report.filed_results())
+    readmes[0].write_text("no place")
+    with pytest.raises(ValueError, match="has no <!-- benchmark -->"):
+        report.main()
+
+
+def test_latest_results_are_those_of_a_run_that_was_not_held_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    with pytest.raises(FileNotFoundError, match="run make bench ARGS=--keep"):
+        report.latest_results()
+    for name, date, limit in (("amx", "2026-01-01", None), ("avx2", "2026-02-01", "AVX2")):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"date": date, "machine": {"isa_limit": limit}}))
+    assert report.latest_results()["date"] == "2026-01-01"
