@@ -4,9 +4,10 @@ import io
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import openvino as ov
 import pytest
 import torch
@@ -80,9 +81,9 @@ def in_openvino(model: PreTrainedModel) -> OVBlipModel:
     return OVBlipModel(model.config, model.decoder_start_token_id, *compiled)
 
 
-def padded(rows: list[Tensor], width: int = 24) -> Tensor:
+def padded(rows: Iterable[Tensor | np.ndarray], width: int = 24) -> Tensor:
     """Token ids of several generations as one tensor, [rows, width]."""
-    return torch.stack([torch.nn.functional.pad(row, (0, width - len(row))) for row in rows])
+    return torch.stack([torch.nn.functional.pad(torch.as_tensor(row), (0, width - len(row))) for row in rows])
 
 
 def picture() -> Image.Image:
@@ -233,7 +234,7 @@ def torch_greedy(easy_vqa, checkpoint) -> Tensor:
 
 @pytest.fixture(scope="session")
 def torch_captions(easy_vqa, checkpoint) -> Tensor:
-    return padded(list(generate_caption(checkpoint, easy_vqa.pixel_values)))
+    return padded(generate_caption(checkpoint, easy_vqa.pixel_values))
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,7 @@ def test_float32_answers_and_captions_equal_pytorch_on_the_whole_test_split(
 ):
     assert (len(torch_greedy), len(torch_captions)) == (9673, 1000)
     assert torch.equal(easy_vqa.openvino_answers(f32_model, easy_vqa.all), torch_greedy)
-    assert torch.equal(padded(list(f32_model.generate_caption(easy_vqa.pixel_values))), torch_captions)
+    assert torch.equal(padded(f32_model.generate_caption(easy_vqa.pixel_values)), torch_captions)
 
 
 @pytest.fixture(scope="module", params=SETTINGS)
@@ -81,7 +81,7 @@ def written(request, models, easy_vqa):
     """A model, and what it says about the whole test split."""
     model = models[request.param]
     answers = easy_vqa.openvino_answers(model, easy_vqa.all)
-    captions = padded(list(model.generate_caption(easy_vqa.pixel_values)))
+    captions = padded(model.generate_caption(easy_vqa.pixel_values))
     return SimpleNamespace(model=model, answers=answers, captions=captions)
 
 
@@ -113,9 +113,9 @@ def test_logits_in_turn_alternating_batched_threaded_and_with_beams_are_within_t
 @pytest.mark.parametrize("name", ["answers with beams", "captions with beams", "sampled captions", "prompts"])
 def test_other_searches_equal_pytorch_in_float32_and_nearly_elsewhere(searches, f32_model, model, name):
     ours, expected = searches[name]
-    expected = padded(list(expected))
-    assert torch.equal(padded(list(ours(f32_model))), expected)
-    assert differing(padded(list(ours(model))), expected) <= len(expected) // 20
+    expected = padded(expected)
+    assert torch.equal(padded(ours(f32_model)), expected)
+    assert differing(padded(ours(model)), expected) <= len(expected) // 20
 
 
 @pytest.fixture(scope="module", params=[1, 2, 3])
@@ -156,10 +156,10 @@ def test_texts_of_random_models_equal_pytorch(random_pair, arguments):
 
 def test_float32_answer_does_not_depend_on_its_batch(f32_model, easy_vqa, mixed):
     indices, images, batch = mixed
-    together = padded(list(f32_model.generate_answer(images, **batch)))
+    together = padded(f32_model.generate_answer(images, **batch))
     order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
     shuffled = f32_model.generate_answer(images[order], **{name: each[order] for name, each in batch.items()})
-    assert torch.equal(padded(list(shuffled)), together[order])
+    assert torch.equal(padded(shuffled), together[order])
     alone = [f32_model.generate_answer(easy_vqa.images([i]), easy_vqa.input_ids[i][None])[0] for i in indices]
     assert torch.equal(padded(alone), together)
 

@@ -87,6 +87,7 @@ REFUSED = [
     (IDS, with_value(35, "i8"), "to 35, outside the vocabulary of 35: use the tokenizer"),
     (IDS, lambda a: np.tile(a, 65), "tokens long; the model takes 512: shorten it"),
     (IDS, lambda a: "is there a circle?", "input_ids is a str; it takes an array"),
+    (IDS, lambda a: a[[0, 1, 1]], r"attention_mask is \[2, \d+\] but input_ids is \[3"),
     (MASK, lambda a: a[:, :3], r"attention_mask is \[2, 3\] but input_ids is"),
     (MASK, np.zeros_like, "at least one token in each text"),
     (MASK, lambda a: a * 2, "attention_mask takes 1 for tokens and 0 for padding"),
@@ -143,7 +144,7 @@ def test_any_inputs_are_checked_arrays_or_a_value_error(pixel_values, input_ids,
         assert (pixels.dtype, pixels.shape[1:]) == (np.float32, (3, 2, 2))
         assert np.isfinite(pixels).all()
     with suppress(ValueError):
-        ids, mask = check_text(CONFIG, 1, input_ids, attention_mask)
+        ids, mask = check_text(CONFIG, input_ids, attention_mask)
         assert ids.dtype == mask.dtype == np.int64
         assert ids.tolist() == input_ids.tolist()
         assert set(mask.flatten().tolist()) <= {0, 1}
