@@ -103,5 +103,6 @@ class EncodedImages(EncoderTokens):
 
 
 def number_of(pixel_values: object) -> int:
-    """How many images a caller gives; what is none at all is left to be told so where it is encoded."""
-    return len(pixel_values) if hasattr(pixel_values, "__len__") else 1
+    """How many images a caller gives; what is no batch of them is left to be told so where it is encoded."""
+    is_batch = isinstance(pixel_values, EncodedImages) or getattr(pixel_values, "ndim", 0) == 4
+    return len(pixel_values) or 1 if is_batch else 1
