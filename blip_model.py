@@ -229,7 +229,7 @@ class OVBlipModel:
 
     def _check_task(self, has_it: object, otherwise: str) -> None:
         if not has_it:
-            raise ValueError(f"this checkpoint, {(self.config.architectures or ['BLIP'])[0]}, {otherwise}")
+            raise ValueError(f"{(self.config.architectures or ['this checkpoint'])[0]} {otherwise}")
 
     def _pieces(
         self,

@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import dedent
 from threading import Thread
 from urllib.parse import unquote, urlsplit
 
@@ -16,7 +17,7 @@ import openvino as ov
 import requests
 from huggingface_hub import constants, try_to_load_from_cache
 from IPython import get_ipython
-from IPython.display import Code
+from IPython.display import Markdown
 from tqdm.auto import tqdm
 
 from blip_openvino.ir.easy_vqa import load_questions
@@ -66,9 +67,10 @@ def download_file(
     return target
 
 
-def show_source(*objects: type | Callable) -> Code:
-    """The source of functions and classes, highlighted: a notebook shows what it imports."""
-    return Code("\n\n".join(inspect.getsource(each).strip() for each in objects), language="python")
+def show_source(*objects: type | Callable) -> Markdown:
+    """The source of functions, methods and classes, highlighted: a notebook shows what it imports."""
+    sources = "\n\n\n".join(dedent(inspect.getsource(each)).strip() for each in objects)
+    return Markdown(f"```python\n{sources}\n```")
 
 
 def device_widget(
@@ -85,9 +87,9 @@ def device_widget(
     return widgets.Dropdown(options=options, value=default, description="Device:")
 
 
-def quantization_widget(default: bool = True) -> widgets.Checkbox:
+def quantization_widget(default: bool = True, description: str = "Quantization") -> widgets.Checkbox:
     """A checkbox whose value says whether the notebook quantizes the model."""
-    return widgets.Checkbox(value=default, description="Quantization")
+    return widgets.Checkbox(value=default, description=description)
 
 
 def register_skip() -> None:

@@ -1,6 +1,7 @@
 """Run the notebooks headless and show what they found: `make run`, or `python tests/run_notebooks.py [NOTEBOOK ...]`.
 
-The executed copies go to `build/`. A cell tagged `result` prints what a reader came for; that is shown again here.
+The executed copies go to `build/`. A cell tagged `result` prints what a reader came for; that is shown again here. When
+a cell raises, the exit code is 1 and the last line says which notebook and why.
 """
 
 import os
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
 NOTEBOOKS = ["233-blip-convert.ipynb", "233-blip-optimize.ipynb"]
@@ -18,7 +20,7 @@ def run_notebook(path: Path, output: Path, folder: Path | None = None) -> Notebo
     """Execute the notebook at `path` in `folder` (its own), save it with its outputs to `output` and return it.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: a cell failed; what ran until then is saved all the same.
+        CellExecutionError: a cell failed; what ran until then is saved all the same.
     """
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
@@ -34,6 +36,11 @@ def run_notebook(path: Path, output: Path, folder: Path | None = None) -> Notebo
     try:
         client.execute()
     finally:
+        for cell in notebook.cells:
+            if cell.cell_type == "code":  # the page of the demo is gone with its kernel
+                cell.outputs = [
+                    each for each in cell.outputs if "<iframe" not in each.get("data", {}).get("text/html", "")
+                ]
         output.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, output)
     return notebook
@@ -54,9 +61,14 @@ def results(notebook: NotebookNode) -> str:
 
 def main() -> None:
     for name in sys.argv[1:] or NOTEBOOKS:
-        output = Path("build") / name
+        output = Path("build") / Path(name).name
         print(f"Running {name} ...", flush=True)
-        print(results(run_notebook(Path(name).resolve(), output)))
+        try:
+            run_notebook(Path(name).resolve(), output)
+        except CellExecutionError as error:
+            sys.exit(f"{name} stopped with {error.ename}: {error.evalue}")
+        finally:
+            print(results(nbformat.read(output, as_version=4)), flush=True)
         print(f"The executed notebook is {output}: open it to see the figures.")
 
 

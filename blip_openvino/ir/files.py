@@ -138,14 +138,14 @@ def staging(folder: Path) -> Iterator[Path]:
         OSError: something cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as name:
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as name:
+        try:
             yield Path(name)
-    except Exception as error:  # of a full disk OpenVINO makes a RuntimeError, tokenizers a plain Exception
-        free = shutil.disk_usage(folder).free
-        if isinstance(error, OSError) or free > 1 << 20:
-            raise
-        raise OSError(f"cannot save in {folder}, where {free} bytes are free: {error}") from error
+        except Exception as error:  # of a full disk OpenVINO makes a RuntimeError, tokenizers a plain Exception
+            free = shutil.disk_usage(folder).free  # while what was written so far still takes its place
+            if isinstance(error, OSError) or free > 1 << 20:
+                raise
+            raise OSError(f"cannot save in {folder}, where {free} bytes are free: {error}") from error
 
 
 def seal(path: Path, xml: bytes) -> bytes:

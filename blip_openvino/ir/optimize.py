@@ -4,6 +4,7 @@ The FP16 IRs of a folder stay; the quantized ones are written beside them.
 """
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -25,7 +26,7 @@ from blip_openvino.ir.files import (
     writing,
 )
 
-WEIGHTS = ("int8", "int4")
+nncf.set_log_level(logging.ERROR)  # it would list every node that it leaves alone
 
 
 @dataclass(frozen=True)

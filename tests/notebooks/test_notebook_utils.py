@@ -11,6 +11,7 @@ import requests
 from IPython.core.interactiveshell import InteractiveShell
 
 import notebook_utils
+from blip_model import OVBlipModel
 from notebook_utils import (
     DownloadError,
     device_widget,
@@ -209,9 +210,9 @@ def test_environment_variable_decides_alone_and_is_named(hub, monkeypatch, capsy
 
 
 def test_source_is_shown_as_python_with_every_object():
-    shown = show_source(device_widget, quantization_widget)
-    assert shown.data.startswith("def device_widget(")
-    assert "\n\ndef quantization_widget(" in shown.data
+    shown = show_source(device_widget, OVBlipModel.generate_answer)
+    assert shown.data.startswith("```python\ndef device_widget(")
+    assert "\n\ndef generate_answer(\n    self,\n" in shown.data
 
 
 def test_skip_magic_runs_a_cell_only_where_its_condition_is_false_and_lets_errors_through(monkeypatch, capsys):
