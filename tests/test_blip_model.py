@@ -107,7 +107,7 @@ def test_answers_alone_are_those_of_a_batch_but_for_ten_in_five_hundred(easy_vqa
 def test_logits_in_turn_alternating_batched_threaded_and_with_beams_are_within_tolerance(model, quantized):
     report = check_model(model, quantized, "CPU")
     assert report.passed, str(report)
-    assert len(report.rows) == 15
+    assert not report.silent
 
 
 @pytest.mark.parametrize("name", ["answers with beams", "captions with beams", "sampled captions", "prompts"])
@@ -118,7 +118,7 @@ def test_other_searches_equal_pytorch_in_float32_and_nearly_elsewhere(searches, 
     assert differing(padded(ours(model)), expected) <= len(expected) // 20
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3])
+@pytest.fixture(scope="module", params=[1, 3])
 def random_pair(request):
     """A model with random weights in PyTorch and in OpenVINO: it writes long, varied texts, the embedded one words."""
     model = random_model(request.param)
@@ -326,7 +326,7 @@ def test_retrieval_checkpoint_matches_as_pytorch_and_says_that_it_cannot_write(
             for i in indices
         ]
     assert torch.allclose(model.match(images, **batch), torch.stack(scores), atol=0.01)
-    with pytest.raises(ValueError, match="BlipForImageTextRetrieval, writes no text"):
+    with pytest.raises(ValueError, match="BlipForImageTextRetrieval writes no text"):
         model.generate_caption(images)
-    with pytest.raises(ValueError, match="BlipForImageTextRetrieval, cannot read a question and answer it"):
+    with pytest.raises(ValueError, match="BlipForImageTextRetrieval cannot read a question and answer it"):
         model.generate_answer(images, **batch)

@@ -95,8 +95,7 @@ from blip_openvino.runtime.decoder import DecoderState
 folder = sys.argv[1]
 models = [
     OVBlipModel.from_pretrained(folder, "CPU", precision, wishes)
-    for precision in ("FP16", "INT8", "INT4")
-    for wishes in ({}, {"PERFORMANCE_HINT": "THROUGHPUT"})
+    for precision, wishes in (("FP16", {}), ("INT8", {"PERFORMANCE_HINT": "THROUGHPUT"}), ("INT4", {}))
 ]
 pixels = np.random.default_rng(0).normal(size=(6, 3, 64, 64)).astype(np.float32)
 ids = np.full((6, 5), 7)
@@ -119,12 +118,12 @@ print(len(shapes))
 
 
 def test_models_and_requests_made_dropped_and_replaced_end_cleanly(quantized):
-    """Six models, 720 requests of some 120 generations, in each of five processes."""
+    """Three models, each asked for over 200 steps by a hundred requests, in each of five processes."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for _ in range(5):
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, quantized], env=environment, capture_output=True, text=True, timeout=120
         )
-        assert (done.returncode, done.stdout) == (0, "6\n"), done.stderr
+        assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
         assert "terminate called" not in done.stderr
         assert "pure virtual" not in done.stderr
