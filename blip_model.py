@@ -10,7 +10,6 @@ import than BLIP to answer, are imported only by a search other than greedy.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +17,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import openvino as ov
 
-from blip_openvino.ir.files import Part
+from blip_openvino.ir.files import Part, load_generation_config
 from blip_openvino.runtime.arguments import GenerationSettings, check_pieces, resolve_settings
 from blip_openvino.runtime.arrays import joined, like
 from blip_openvino.runtime.decoder import DecoderState
 from blip_openvino.runtime.device import load_parts
-from blip_openvino.runtime.encoded import KEPT_BYTES, EncodedImages, EncoderTokens, TextModel
+from blip_openvino.runtime.encoded import KEPT_BYTES, EncodedImages, EncoderTokens, TextModel, number_of
 from blip_openvino.runtime.inputs import as_prompts, check_pixels, check_text
 
 if TYPE_CHECKING:
@@ -96,8 +95,7 @@ class OVBlipModel:
             device: as OpenVINO names it: `CPU`, `GPU`, `AUTO`, ...
             precision: "FP16", "INT8", or "INT4" (the decoder's weights; the rest is INT8); the default is "INT8" where
                 the folder has it whole, else "FP16".
-            ov_config: more OpenVINO properties for compilation, such as `{"INFERENCE_PRECISION_HINT": "f32"}`, or
-                `{"PERFORMANCE_HINT": "THROUGHPUT"}` to encode several images at once, each a little slower.
+            ov_config: more OpenVINO properties for compilation, such as `{"INFERENCE_PRECISION_HINT": "f32"}`.
 
         Raises:
             FileNotFoundError: the folder or a part of it is missing.
@@ -105,10 +103,8 @@ class OVBlipModel:
                 cannot run the model.
         """
         config, precision, parts = load_parts(Path(folder), device, precision, ov_config or {})
-        generation_config = Path(folder) / "generation_config.json"
-        settings = json.loads(generation_config.read_text(encoding="utf-8")) if generation_config.exists() else {}
-        start = config.text_config.bos_token_id
-        return cls(config, start, *(parts.get(part) for part in Part), settings, precision)
+        settings = load_generation_config(Path(folder))
+        return cls(config, config.text_config.bos_token_id, *(parts.get(part) for part in Part), settings, precision)
 
     def encode_images(self, pixel_values: Array | EncodedImages) -> EncodedImages:
         """Run the vision model; the result can be given in place of `pixel_values`, as often as you like.
@@ -159,7 +155,7 @@ class OVBlipModel:
             pixel_values: [1 or B, 3, H, W] float32, normalized, or what `encode_images` made of it; one image
                 serves all B questions, encoded once.
             input_ids: the questions, [B, T] int64.
-            attention_mask: [B, T], 1 for tokens and 0 for padding; None is all ones. Padding changes no answer.
+            attention_mask: [B, T], 1 for tokens and 0 for padding at the end; None is all ones.
             generate_kwargs: those of transformers' `generate`, see `runtime.arguments.GENERATE_ARGUMENTS`.
 
         Returns:
@@ -169,11 +165,9 @@ class OVBlipModel:
         Raises:
             ValueError: an input or a generation argument is wrong; the message names it.
         """
-        self._check_task(
-            self.text_encoder is not None and self.text_decoder is not None, "cannot read a question and answer it"
-        )
+        self._check_task(self.text_encoder and self.text_decoder, "cannot read a question and answer it")
         settings = resolve_settings(self.config.text_config, self.generation_config, [1], generate_kwargs)
-        ids, mask = check_text(self.config.text_config, len(pixel_values), input_ids, attention_mask)
+        ids, mask = check_text(self.config.text_config, input_ids, attention_mask)
         found = []
         for images, rows in self._pieces(pixel_values, len(ids), self.text_encoder, settings):
             questions = self.read_texts(images, ids[rows], mask[rows])["last_hidden_state"]
@@ -191,30 +185,18 @@ class OVBlipModel:
     ) -> Array | ModelOutput:
         """Caption images, or continue a prompt about them.
 
-        Args:
-            pixel_values: [1 or B, 3, H, W] float32, normalized, or what `encode_images` made of it; one image with
-                several prompts is encoded once.
-            input_ids: prompts as the tokenizer gives them, [CLS] first and [SEP] last, [B, T] int64.
-            attention_mask: [B, T], 1 for tokens and 0 for padding; None is all ones. Padding changes no caption.
-            generate_kwargs: those of transformers' `generate`, see `runtime.arguments.GENERATE_ARGUMENTS`.
-
-        Returns:
-            Token ids [B, caption tokens] int64, the prompt among them, shorter prompts padded on the left, as
-            transformers' `generate` gives them: a tensor where images or prompts were one, else an array. With
-            `return_dict_in_generate` what it gives then, which holds tensors.
-
-        Raises:
-            ValueError: an input or a generation argument is wrong; the message names it.
+        Takes, returns and raises what `generate_answer` does, but that `input_ids` [B, T] are prompts, as the tokenizer
+        gives them: [CLS] first and [SEP] last. Captions begin with their prompts, shorter ones padded on the left.
         """
-        self._check_task(self.text_decoder is not None, "writes no text: it can only match one with an image")
+        self._check_task(self.text_decoder, "writes no text: it can only match one with an image")
         given = (pixel_values, input_ids)
         if input_ids is None and attention_mask is not None:
             raise ValueError("attention_mask goes with input_ids, and there are none: give both or neither")
         if input_ids is None:
-            input_ids = np.full((len(pixel_values), 1), self.decoder_start_token_id)
+            input_ids = np.full((number_of(pixel_values), 1), self.decoder_start_token_id)
             attention_mask = np.ones_like(input_ids)
         else:
-            checked = check_text(self.config.text_config, len(pixel_values), input_ids, attention_mask)
+            checked = check_text(self.config.text_config, input_ids, attention_mask)
             input_ids, attention_mask = as_prompts(self.config.text_config, self.decoder_start_token_id, *checked)
         lengths = attention_mask.sum(axis=1).tolist()
         settings = resolve_settings(self.config.text_config, self.generation_config, lengths, generate_kwargs)
@@ -234,10 +216,10 @@ class OVBlipModel:
         Raises:
             ValueError: an input is wrong, or the checkpoint has no matching head.
         """
-        outputs = [] if self.text_encoder is None else self.text_encoder.steps.outputs
-        has_head = any("itm_logits" in port.names for port in outputs)
+        ports = [] if self.text_encoder is None else self.text_encoder.steps.outputs
+        has_head = any("itm_logits" in port.names for port in ports)
         self._check_task(has_head, "cannot match texts with images: use one such as blip-itm-base-coco")
-        ids, mask = check_text(self.config.text_config, len(pixel_values), input_ids, attention_mask)
+        ids, mask = check_text(self.config.text_config, input_ids, attention_mask)
         pieces = self._pieces(pixel_values, len(ids), self.text_encoder)
         logits = np.concatenate(
             [self.read_texts(images, ids[rows], mask[rows])["itm_logits"] for images, rows in pieces]
@@ -245,9 +227,9 @@ class OVBlipModel:
         likelihoods = np.exp(logits - logits.max(axis=1, keepdims=True))
         return like((pixel_values, input_ids), likelihoods[:, 1] / likelihoods.sum(axis=1))
 
-    def _check_task(self, is_possible: bool, otherwise: str) -> None:
-        if not is_possible:
-            raise ValueError(f"this checkpoint, {(self.config.architectures or ['BLIP'])[0]}, {otherwise}")
+    def _check_task(self, has_it: object, otherwise: str) -> None:
+        if not has_it:
+            raise ValueError(f"{(self.config.architectures or ['this checkpoint'])[0]} {otherwise}")
 
     def _pieces(
         self,
@@ -257,12 +239,14 @@ class OVBlipModel:
         settings: GenerationSettings | None = None,
     ) -> Iterator[tuple[EncodedImages, slice]]:
         """The images, encoded, and which texts are about them, as many at once as memory is meant for."""
+        number = number_of(pixel_values)
+        if number not in (1, texts):
+            raise ValueError(f"{number} images do not go with {texts} texts: give one image for all or one for each")
         kept = text_model.kept_bytes(self.vision_model.output(0).shape[1]) if isinstance(text_model, TextModel) else 0
-        several = len(pixel_values) > 1
-        at_once = max(1, min(ROWS_AT_ONCE, KEPT_BYTES // kept if kept and several else ROWS_AT_ONCE))
+        at_once = max(1, min(ROWS_AT_ONCE, KEPT_BYTES // kept if kept and number > 1 else ROWS_AT_ONCE))
         if settings is not None:
             check_pieces(settings, texts, at_once)
-        images = None if several and texts > at_once else self.encode_images(pixel_values)
+        images = None if number > 1 and texts > at_once else self.encode_images(pixel_values)
         for start in range(0, texts, at_once):
             rows = slice(start, start + at_once)
             yield images or self.encode_images(pixel_values[rows]), rows

@@ -111,7 +111,7 @@ def quantize_published(source: Path, folder: Path, processor: BlipProcessor) -> 
     vision_model, text_encoder, text_decoder = (core.read_model(source / f"{part}.xml") for part in published.PARTS)
     compiled, pixels, questions = core.compile_model(vision_model, "CPU"), [], []
     for sample in calibration_samples():
-        inputs = processor(images=sample["image"], text=sample["question"], return_tensors="np")
+        inputs = processor(images=sample["image"], text=sample["text"], return_tensors="np")
         pixels.append(inputs["pixel_values"])
         questions.append([inputs["input_ids"], inputs["attention_mask"], compiled(inputs["pixel_values"])[0]])
     for name, model, samples in (("vision_model", vision_model, pixels), ("text_encoder", text_encoder, questions)):

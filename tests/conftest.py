@@ -2,9 +2,12 @@
 
 import io
 import random
+import shutil
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import openvino as ov
 import pytest
 import torch
@@ -20,13 +23,20 @@ from transformers import (
 
 from benchmarks.checkpoint import draw_vectors
 from blip_model import OVBlipModel
-from blip_openvino.ir.checkpoint import generate_caption, load_checkpoint
+from blip_openvino.evaluate.accuracy import Score, exact_match
+from blip_openvino.ir.calibration import easy_vqa_questions
+from blip_openvino.ir.checkpoint import generate_caption, load_checkpoint, write
 from blip_openvino.ir.convert import convert, convert_text_decoder, convert_text_encoder, convert_vision_model
-from blip_openvino.ir.easy_vqa import Question, load_questions
+from blip_openvino.ir.easy_vqa import Question, load_captions, load_questions
+from blip_openvino.ir.files import Part
+from blip_openvino.ir.optimize import optimize
+from blip_openvino.runtime.device import compile_part
 
 ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED = ROOT / "models" / "blip-easy-vqa"
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
+SETTINGS = {"FP16": {}, "INT8": {}, "INT4": {}, "FP16 in float32": F32}
+"""What tests run at: the default settings of every precision (bf16 where the processor has it), float32 beside them."""
 
 
 def random_model(seed: int, model_class: type[PreTrainedModel] = BlipForQuestionAnswering) -> PreTrainedModel:
@@ -62,19 +72,18 @@ def random_model(seed: int, model_class: type[PreTrainedModel] = BlipForQuestion
 
 def in_openvino(model: PreTrainedModel) -> OVBlipModel:
     """`model` over IRs in memory, all float32: what parity with PyTorch is measured on."""
-    core = ov.Core()
-    parts = [
-        convert_vision_model(model.vision_model),
-        convert_text_encoder(model.text_encoder),
-        convert_text_decoder(model.text_decoder),
-    ]
-    compiled = [core.compile_model(part, "CPU", F32) for part in parts]
+    parts = {
+        Part.VISION_MODEL: convert_vision_model(model.vision_model),
+        Part.TEXT_ENCODER: convert_text_encoder(model.text_encoder),
+        Part.TEXT_DECODER: convert_text_decoder(model.text_decoder),
+    }
+    compiled = [compile_part(ov.Core(), ir, "CPU", part, "FP16", F32) for part, ir in parts.items()]
     return OVBlipModel(model.config, model.decoder_start_token_id, *compiled)
 
 
-def padded(rows: list[Tensor], width: int = 24) -> Tensor:
+def padded(rows: Iterable[Tensor | np.ndarray], width: int = 24) -> Tensor:
     """Token ids of several generations as one tensor, [rows, width]."""
-    return torch.stack([torch.nn.functional.pad(row, (0, width - len(row))) for row in rows])
+    return torch.stack([torch.nn.functional.pad(torch.as_tensor(row), (0, width - len(row))) for row in rows])
 
 
 def picture() -> Image.Image:
@@ -90,49 +99,80 @@ def encoded(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
     return buffer.getvalue()
 
 
+def differing(first: Tensor, second: Tensor) -> int:
+    """How many rows of two sets of token ids are not the same."""
+    return int((first != second).any(dim=1).sum())
+
+
 class EasyVQA:
     """The test split of easy-VQA as the embedded model's inputs."""
 
     def __init__(self, processor: BlipProcessor):
+        self.processor = processor
         self.questions: list[Question] = load_questions("test")
         self.paths = sorted({question.image_path for question in self.questions})
         images = [Image.open(path).convert("RGB") for path in self.paths]
         self.pixel_values: Tensor = processor(images=images, return_tensors="pt")["pixel_values"]
         row_of = {path: row for row, path in enumerate(self.paths)}
         self.image_row = [row_of[question.image_path] for question in self.questions]
-        self.input_ids = [
-            torch.tensor(ids) for ids in processor(text=[question.question for question in self.questions])["input_ids"]
-        ]
+        texts = processor(text=[question.question for question in self.questions])
+        self.input_ids = [torch.tensor(ids) for ids in texts["input_ids"]]
+        self.all = range(len(self.questions))
+        self.sample = self.all[::19][:500]
 
-    def torch_answers(self, model: PreTrainedModel, indices: range | list[int], **generate_kwargs) -> Tensor:
-        """PyTorch's token ids for the chosen questions; only questions of one length share a batch, without padding."""
+    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Some questions as one batch, padded."""
+        ids = torch.nn.utils.rnn.pad_sequence([self.input_ids[index] for index in indices], batch_first=True)
+        return {"input_ids": ids, "attention_mask": (ids > 0).long()}
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """The image of each of some questions, [B, 3, H, W]."""
+        return self.pixel_values[[self.image_row[index] for index in indices]]
+
+    @torch.inference_mode()
+    def torch_answers(self, model: PreTrainedModel, indices: Sequence[int], **generate_kwargs) -> Tensor:
+        """PyTorch's token ids for the chosen questions, step by step what `model.generate` does, each image once.
+
+        Only questions of one length share a batch, without padding.
+        """
+        embeds = model.vision_model(self.pixel_values).last_hidden_state
         by_length = defaultdict(list)
         for index in indices:
             by_length[len(self.input_ids[index])].append(index)
         answers = {}
         for group in by_length.values():
             for batch in (group[start : start + 128] for start in range(0, len(group), 128)):
-                ids = model.generate(
-                    input_ids=torch.stack([self.input_ids[index] for index in batch]),
-                    pixel_values=self.pixel_values[[self.image_row[index] for index in batch]],
-                    **generate_kwargs,
-                )
-                answers.update(zip(batch, ids, strict=True))
+                seen = embeds[[self.image_row[index] for index in batch]]
+                ids = torch.stack([self.input_ids[index] for index in batch])
+                read = model.text_encoder(ids, encoder_hidden_states=seen).last_hidden_state
+                answers.update(zip(batch, write(model, read, **generate_kwargs), strict=True))
         return padded([answers[index] for index in indices])
 
-    def openvino_answers(self, model: OVBlipModel, indices: range | list[int], **generate_kwargs) -> Tensor:
-        """Ours for the same questions: all questions about an image at once, padded, the image encoded once."""
+    def openvino_answers(self, model: OVBlipModel, indices: Sequence[int], **generate_kwargs) -> Tensor:
+        """Ours for the same questions: image after image, with all questions about it at once, padded."""
         by_image = defaultdict(list)
         for index in indices:
             by_image[self.image_row[index]].append(index)
-        answers = {}
+        # All images stay alive, so that none comes to lie where another was: a stale address would be read unseen.
+        images, answers = [], {}
         for row, group in by_image.items():
-            input_ids = torch.nn.utils.rnn.pad_sequence([self.input_ids[index] for index in group], batch_first=True)
-            ids = model.generate_answer(
-                self.pixel_values[row : row + 1], input_ids, (input_ids > 0).long(), **generate_kwargs
-            )
-            answers.update(zip(group, ids, strict=True))
+            images.append(model.encode_images(self.pixel_values[row : row + 1]))
+            ids = model.generate_answer(images[-1], **self.batch(group), **generate_kwargs)
+            answers.update(zip(group, torch.as_tensor(ids), strict=True))
         return padded([answers[index] for index in indices])
+
+    def answer_score(self, ids: Tensor) -> Score:
+        """How many answers to all questions are right."""
+        return exact_match(self.texts(ids), [question.answer for question in self.questions])
+
+    def caption_score(self, ids: Tensor) -> Score:
+        """How many captions of all images are right, of those whose caption is known."""
+        expected = load_captions("test")
+        said = dict(zip(self.paths, self.texts(ids), strict=True))
+        return exact_match([said[path] for path in expected], list(expected.values()))
+
+    def texts(self, ids: Tensor) -> list[str]:
+        return self.processor.batch_decode(ids, skip_special_tokens=True)
 
 
 @pytest.fixture(scope="session")
@@ -161,23 +201,40 @@ def converted(checkpoint, processor, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def quantized(converted, tmp_path_factory) -> Path:
+    """The converted folder with INT8 and INT4 beside FP16."""
+    folder = shutil.copytree(converted, tmp_path_factory.mktemp("quantized") / "blip-easy-vqa")
+    for weights in ("int8", "int4"):
+        optimize(folder, easy_vqa_questions(), weights)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def fp16_model(converted) -> OVBlipModel:
-    return OVBlipModel.from_pretrained(converted, "CPU", ov_config=F32)
+    return OVBlipModel.from_pretrained(converted, "CPU")
 
 
 @pytest.fixture(scope="session")
-def all_questions(easy_vqa):
-    return range(len(easy_vqa.questions))
+def models(quantized) -> dict[str, OVBlipModel]:
+    """The embedded model at each of SETTINGS."""
+    return {
+        name: OVBlipModel.from_pretrained(quantized, "CPU", name[:4], ov_config) for name, ov_config in SETTINGS.items()
+    }
+
+
+@pytest.fixture(params=SETTINGS)
+def model(request, models) -> OVBlipModel:
+    return models[request.param]
 
 
 @pytest.fixture(scope="session")
-def torch_greedy(easy_vqa, checkpoint, all_questions):
-    return easy_vqa.torch_answers(checkpoint, all_questions)
+def torch_greedy(easy_vqa, checkpoint) -> Tensor:
+    return easy_vqa.torch_answers(checkpoint, easy_vqa.all)
 
 
 @pytest.fixture(scope="session")
-def torch_captions(easy_vqa, checkpoint):
-    return padded(list(generate_caption(checkpoint, easy_vqa.pixel_values)))
+def torch_captions(easy_vqa, checkpoint) -> Tensor:
+    return padded(generate_caption(checkpoint, easy_vqa.pixel_values))
 
 
 @pytest.fixture(scope="session")

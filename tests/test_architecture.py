@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-HEAVY = {"torch", "transformers", "ray", "gradio", "nncf", "datasets"}
+HEAVY = {"IPython", "jupyter_server", "torch", "transformers", "ray", "gradio", "nncf", "datasets"}
 """Optional packages, which a function may import, as it may modules that import them."""
 EVERYTHING = {"files", "runtime", "model", "ir", "evaluate", "apps", "notebooks", "benchmarks"}
 MAY_IMPORT = {

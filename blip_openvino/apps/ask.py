@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from blip_model import OVBlipModel
-from blip_openvino.evaluate.check import check_folder
+from blip_openvino.evaluate.check import CheckReport, check_model
 from blip_openvino.ir.files import PRECISIONS, architecture, load_config
 from blip_openvino.runtime.processor import OVBlipProcessor
 
@@ -36,7 +35,7 @@ class ModelFolder:
         self.architecture: str = self.config.architectures[0]
         self.processor = OVBlipProcessor.from_pretrained(self.folder)
         self._models = Recent(MODELS_KEPT)
-        self._check = cache(check_folder)  # a report stays when its model has gone
+        self._reports: dict[tuple[str, str], CheckReport] = {}  # a report stays when its model has gone
 
     def precisions(self) -> list[str]:
         """Those of which all files are there; without a decoder INT4 is INT8, and left out."""
@@ -51,12 +50,16 @@ class ModelFolder:
         """A model and the images that it has encoded last; ValueError where the device and precision fail the check."""
 
         def make() -> tuple[OVBlipModel, Recent]:
-            with timed(milliseconds, "check"):
-                report = self._check(self.folder, device, precision)
+            report = self._reports.get((device, precision))
+            if report is None or report.passed:
+                with timed(milliseconds, "load model"):
+                    model = OVBlipModel.from_pretrained(self.folder, device, precision)
+            if report is None:
+                with timed(milliseconds, "check"):
+                    report = self._reports[device, precision] = check_model(model, self.folder, device)
             if not report.passed:
                 raise ValueError(f"{device} {precision} gives wrong results, choose another one:\n{report}")
-            with timed(milliseconds, "load model"):
-                return OVBlipModel.from_pretrained(self.folder, device, precision), Recent(IMAGES_KEPT)
+            return model, Recent(IMAGES_KEPT)
 
         return self._models.get((device, precision), make)
 

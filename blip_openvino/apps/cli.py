@@ -66,12 +66,19 @@ model_option = click.option(
 device_option = click.option("--device", default="AUTO", show_default=True, help="As OpenVINO names it: CPU, GPU, ...")
 precision_type = click.Choice(PRECISIONS, case_sensitive=False)
 precision_option = click.option("--precision", type=precision_type, help="INT8 where it is there, else FP16.")
+inference_precision_option = click.option(
+    "--inference-precision",
+    "ov_config",
+    type=click.Choice(["f32", "bf16", "f16"]),
+    callback=lambda ctx, option, value: value and {"INFERENCE_PRECISION_HINT": value},
+    help="What the device computes in, in place of its own choice.",
+)
 
 
 def image_options(command: Callable) -> Callable:
     """What `ask`, `caption` and `match` have in common."""
     json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-    for option in (json_option, precision_option, device_option, model_option):
+    for option in (json_option, inference_precision_option, precision_option, device_option, model_option):
         command = option(command)
     return click.argument("images", nargs=-1, required=True, metavar="IMAGE...")(command)
 
@@ -123,8 +130,8 @@ def convert(model: str, output: Path | None) -> None:
 )
 @click.option(
     "--data",
-    help="Calibrate on your own: a folder of images (texts beside them or in metadata.jsonl), or a dataset's name on "
-    "the Hugging Face Hub.",
+    help="Calibrate on your own: a folder of images, their texts in metadata.jsonl, or a dataset's name on the Hugging "
+    "Face Hub.",
 )
 def optimize(folder: Path, samples: int, weights: str, data: str | None) -> None:
     """Quantize a converted folder, beside what is there, and check what came out.
@@ -141,18 +148,19 @@ def optimize(folder: Path, samples: int, weights: str, data: str | None) -> None
 @click.argument("folder", type=click.Path(path_type=Path))
 @device_option
 @precision_option
-def check(folder: Path, device: str, precision: str | None) -> None:
+@inference_precision_option
+def check(folder: Path, device: str, precision: str | None, ov_config: dict[str, str] | None) -> None:
     """Say whether a converted folder is right on this machine, going by what PyTorch said; exit code 1 if not.
 
     \b
     Example: blip-ov check build/blip-vqa-base --device GPU
     """
-    report_check(folder, device, precision)
+    report_check(folder, device, precision, ov_config)
 
 
-def report_check(folder: Path, device: str, precision: str | None) -> None:
+def report_check(folder: Path, device: str, precision: str | None, ov_config: dict[str, str] | None = None) -> None:
     """Print the check's table; exit with 1 where it does not pass."""
-    report = check_folder(folder, device, precision)
+    report = check_folder(folder, device, precision, ov_config)
     click.echo(str(report))
     if not report.passed:
         raise click.exceptions.Exit(1)
@@ -162,7 +170,8 @@ def report_check(folder: Path, device: str, precision: str | None) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @device_option
 @click.option("--precision", "precisions", type=precision_type, multiple=True, help="Several compare with the first.")
-def evaluate(folder: Path, device: str, precisions: tuple[str, ...]) -> None:
+@inference_precision_option
+def evaluate(folder: Path, device: str, precisions: tuple[str, ...], ov_config: dict[str, str] | None) -> None:
     """Measure a converted folder's accuracy on data that suits it: VQA v2, or easy-VQA for the embedded model.
 
     \b
@@ -171,7 +180,7 @@ def evaluate(folder: Path, device: str, precisions: tuple[str, ...]) -> None:
     with extra("convert"):
         # datasets, which only measuring needs.
         from blip_openvino.evaluate.accuracy import measure_accuracy
-    blips = {each or "default": load(folder, device, each) for each in precisions or (None,)}
+    blips = {each or "default": load(folder, device, each, ov_config) for each in precisions or (None,)}
     blip = next(iter(blips.values()))
     models = {name: each.model for name, each in blips.items()}
     data = getattr(blip.model.config, "trained_on", None)
@@ -232,7 +241,7 @@ def match(images: tuple[str, ...], texts: tuple[str, ...], as_json: bool, **opti
 
 def load_for(options: dict) -> tuple[Blip, dict[str, object]]:
     """The model that the options name, and the generation's arguments that they give."""
-    blip = load(*(options.pop(name) for name in ("model", "device", "precision")))
+    blip = load(*(options.pop(name) for name in ("model", "device", "precision", "ov_config")))
     generate = {name: value for name, value in options.items() if value is not None}
     if "temperature" in generate:
         generate["do_sample"] = True

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from blip_model import OVBlipModel
 from blip_openvino.evaluate.check import check_folder
-from blip_openvino.ir.files import CHECKSUMS, PRECISIONS, architecture, load_config
+from blip_openvino.ir.files import CHECKSUMS, PRECISIONS, Part, architecture, load_config
 from blip_openvino.runtime.images import ImageSource
 from blip_openvino.runtime.processor import OVBlipProcessor
 
@@ -115,7 +115,12 @@ def is_list(values: object) -> bool:
     return isinstance(values, list | tuple)
 
 
-def load(model: str | Path = DEFAULT_MODEL, device: str = "AUTO", precision: str | None = None) -> Blip:
+def load(
+    model: str | Path = DEFAULT_MODEL,
+    device: str = "AUTO",
+    precision: str | None = None,
+    ov_config: Mapping[str, object] | None = None,
+) -> Blip:
     """Load a model by name. What is not converted yet is converted once, into the user's cache directory.
 
     Args:
@@ -123,6 +128,7 @@ def load(model: str | Path = DEFAULT_MODEL, device: str = "AUTO", precision: str
         device: as OpenVINO names it: `CPU`, `GPU`, `AUTO`, ...
         precision: "FP16", "INT8" or "INT4"; None is INT8 where it is there, else FP16. What is converted here is
             quantized too when "INT8" or "INT4" is asked for.
+        ov_config: more OpenVINO properties, such as `{"INFERENCE_PRECISION_HINT": "f32"}`.
 
     Raises:
         FileNotFoundError, OSError: there is no such model, or it cannot be downloaded or saved.
@@ -130,7 +136,9 @@ def load(model: str | Path = DEFAULT_MODEL, device: str = "AUTO", precision: str
         ImportError: it has to be converted, and the extra `convert` is not installed.
     """
     folder = converted_folder(model, precision)
-    return Blip(OVBlipModel.from_pretrained(folder, device, precision), OVBlipProcessor.from_pretrained(folder))
+    return Blip(
+        OVBlipModel.from_pretrained(folder, device, precision, ov_config), OVBlipProcessor.from_pretrained(folder)
+    )
 
 
 def converted_folder(model: str | Path, precision: str | None = None) -> Path:
@@ -209,11 +217,12 @@ def quantize_folder(
     """Quantize a converted folder, calibrated on data that suits it or on `data`: a folder or a dataset of the Hub."""
     with extra("convert"):
         # NNCF and datasets, which only quantizing needs.
-        from blip_openvino.ir.calibration import calibration_dataset
+        from blip_openvino.ir.calibration import calibration_dataset, own_data
         from blip_openvino.ir.optimize import optimize
-        from blip_openvino.ir.user_data import user_calibration
-    load_config(folder)  # a wrong folder is told before data is downloaded for it
-    dataset = user_calibration(data, samples) if data else calibration_dataset(folder, samples)
+    config = load_config(folder)  # a wrong folder is told before data is downloaded for it
+    dataset = own_data(data, samples) if data else calibration_dataset(folder, samples)
+    if Part.TEXT_ENCODER in architecture(config).parts and not any(dataset["text"]):
+        raise ValueError(f"{data} has no texts to calibrate the text encoder on: name them in its metadata.jsonl")
     return optimize(folder, dataset, weights)
 
 

@@ -168,7 +168,8 @@ def launch_demo(demo: gr.Blocks, **options) -> str:
     )
     port = demo.server_port
     if proxy:
-        from IPython.display import IFrame, display  # only there in a notebook
+        # Only there in a notebook.
+        from IPython.display import IFrame, display
 
         address = f"{proxy}{port}/"
         demo.app.root_path = address.rstrip("/")
@@ -185,7 +186,8 @@ def jupyter_proxy() -> str | None:
     """The path of jupyter-server-proxy on the Jupyter server that started this process as a kernel; None elsewhere."""
     if not find_spec("jupyter_server_proxy"):
         return None
-    from jupyter_server.serverapp import list_running_servers  # only there in a notebook
+    # Only there in a notebook.
+    from jupyter_server.serverapp import list_running_servers
 
     parent = os.environ.get("JPY_PARENT_PID")
     return next((f"{each['base_url']}proxy/" for each in list_running_servers() if str(each["pid"]) == parent), None)

@@ -67,3 +67,31 @@ def coco_captions(samples: int = SAMPLES, seed: int = SEED) -> datasets.Dataset:
     records = tqdm(islice(stream, samples), total=samples, desc="downloading samples", unit="sample")
     rows = [{"image": row["image"], "image_id": index, "text": row["answer"][0]} for index, row in enumerate(records)]
     return datasets.Dataset.from_list(rows)
+
+
+def own_data(source: str | Path, samples: int = SAMPLES, seed: int = SEED) -> datasets.Dataset:
+    """A user's own images and texts, drawn with `seed`.
+
+    Args:
+        source: a folder of images as `datasets` reads it, with texts in its `metadata.jsonl` (`file_name`, and `text`,
+            `question` or `caption`), or a dataset's name on the Hub, of which `train` is read, else the first split.
+
+    Raises:
+        ValueError: there is no column of images.
+        OSError: there is no image, or the dataset cannot be read.
+    """
+    if Path(source).is_dir():
+        splits = datasets.load_dataset("imagefolder", data_dir=str(source), streaming=True, drop_labels=True)
+    else:
+        splits = datasets.load_dataset(str(source), streaming=True)
+    stream = splits["train"] if "train" in splits else splits[next(iter(splits))]
+    columns = stream.features or {}
+    images = [name for name, feature in columns.items() if isinstance(feature, datasets.Image)]
+    if not images:
+        raise ValueError(f"{source} has no column of images to calibrate on, only {', '.join(columns)}")
+    texts = next((name for name in ("text", "question", "caption") if name in columns), None)
+    rows = [
+        {"image": row[images[0]], "image_id": index, "text": str(row[texts] or "") if texts else ""}
+        for index, row in enumerate(islice(stream.shuffle(seed=seed, buffer_size=1000), samples))
+    ]
+    return datasets.Dataset.from_list(rows)

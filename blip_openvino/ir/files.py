@@ -138,14 +138,14 @@ def staging(folder: Path) -> Iterator[Path]:
         OSError: something cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as name:
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as name:
+        try:
             yield Path(name)
-    except Exception as error:  # of a full disk OpenVINO makes a RuntimeError, tokenizers a plain Exception
-        free = shutil.disk_usage(folder).free
-        if isinstance(error, OSError) or free > 1 << 20:
-            raise
-        raise OSError(f"cannot save in {folder}, where {free} bytes are free: {error}") from error
+        except Exception as error:  # of a full disk OpenVINO makes a RuntimeError, tokenizers a plain Exception
+            free = shutil.disk_usage(folder).free  # while what was written so far still takes its place
+            if isinstance(error, OSError) or free > 1 << 20:
+                raise
+            raise OSError(f"cannot save in {folder}, where {free} bytes are free: {error}") from error
 
 
 def seal(path: Path, xml: bytes) -> bytes:
@@ -278,6 +278,12 @@ def load_config(folder: Path) -> SimpleNamespace:
             f"{folder} was made by converter version {config.openvino_converter}, this is {CONVERTER_VERSION}: {again}"
         )
     return config
+
+
+def load_generation_config(folder: Path) -> dict[str, object]:
+    """The settings of `generate` that a converted folder says hold where a caller says nothing."""
+    path = folder / "generation_config.json"  # a retrieval checkpoint has none
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def read_parts(core: ov.Core, folder: Path, config: SimpleNamespace, precision: str) -> dict[Part, ov.Model]:

@@ -1,6 +1,8 @@
 """What the PyTorch model gives for a few probes, kept in the converted folder: `evaluate.check` compares with it."""
 
 import logging
+from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,9 @@ QUESTIONS = ("what color is the shape?", "what shape is in the image?", "is ther
 STATEMENTS = ("a red circle", "a blue rectangle in the snow", "a photo of two dogs")
 NEW_TOKENS, LOGIT_STEPS, LOGITS, IMAGE_TOKENS = 12, 4, 512, 8
 """How much of what the model gives is kept: tokens of a text, steps and words whose logits, tokens of an image."""
+APART = 0.04
+"""How far apart the results for any two images have to be, of their range: ten times FP16's tolerance in the check."""
+LEAST_TOKENS = 20
 
 
 def draw_probes(size: int) -> np.ndarray:
@@ -45,23 +50,33 @@ def draw_probes(size: int) -> np.ndarray:
     return np.stack(pictures)
 
 
+def pad_with_words(texts: list[Tensor]) -> dict[str, np.ndarray]:
+    """`input_ids` and `attention_mask` [Q, T] int64 of texts [1, t]: each is padded with the words of the next one,
+    so that a mask that is lost is as bad as another text.
+    """
+    width = 2 * max(ids.shape[1] for ids in texts)
+    ids = [np.resize(torch.cat([*texts[index:], *texts[:index]], dim=1)[0], width) for index in range(len(texts))]
+    mask = np.arange(width) < np.array([[text.shape[1]] for text in texts])
+    return {"input_ids": np.stack(ids), "attention_mask": mask.astype(np.int64)}
+
+
 @torch.inference_mode()
 def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str, np.ndarray]:
     """Run `model` over the probes: P images, each with every one of Q texts.
 
     Returns:
-        `images` [P, size, size, 3] uint8, `input_ids` and `attention_mask` [Q, T] int64, `vision` [P, tokens, hidden]
-        float32: some of the images' tokens. For checkpoints that answer `answers` [P·Q, tokens], and for those that
-        caption `captions` [P, tokens]: the greedy text, int64, filled up with -1; with each `*_logits` [rows, steps,
-        words] float32 of the first steps and of words spread over the vocabulary `words`, and `*_margins`
-        [rows, tokens] float32, how much likelier the chosen token was than the next. For retrieval checkpoints
-        `matches` [P·Q, 2] float32, the matching head's logits.
+        `images` [P, size, size, 3] uint8, the texts' padded `input_ids` and `attention_mask` [Q, T] int64, `vision`
+        [P, tokens, hidden] float32: some of the images' tokens. For checkpoints that answer `answers` [P·Q, tokens],
+        and for those that caption `captions` [P, tokens]: the greedy text, int64, filled up with -1; with each
+        `*_logits` [rows, steps, words] float32 of the first steps and of words spread over the vocabulary `words`, and
+        `*_margins` [rows, tokens] float32, how much likelier the chosen token was than the next. For retrieval
+        checkpoints `matches` [P·Q, 2] float32, the matching head's logits. And `silent`, see `why_silent`.
     """
     images = draw_probes(model.config.vision_config.image_size)
     texts = STATEMENTS if hasattr(model, "itm_head") else QUESTIONS
     pixel_values = processor(images=list(images), return_tensors="pt")["pixel_values"]
-    padded = processor(text=list(texts), padding=True, return_tensors="np")
-    found = {"images": images, "input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
+    rows = [processor(text=text, return_tensors="pt")["input_ids"] for text in texts]
+    found = {"images": images} | pad_with_words(rows)
     embeds = model.vision_model(pixel_values).last_hidden_state
     kept = np.linspace(0, embeds.shape[1] - 1, IMAGE_TOKENS, dtype=int)
     found["vision"] = embeds[:, kept].numpy()
@@ -71,7 +86,7 @@ def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str
         captions = write(model, embeds, max_new_tokens=NEW_TOKENS)
         found |= _text_reference(model, "captions", captions, embeds, found["words"])
     # transformers applies no mask to padding in cross-attention: every text by itself needs none.
-    rows = [processor(text=text, return_tensors="pt")["input_ids"].expand(len(images), -1) for text in texts]
+    rows = [ids.expand(len(images), -1) for ids in rows]
     if hasattr(model, "itm_head"):
         matches = [model(ids, pixel_values).itm_score for ids in rows]
         found["matches"] = torch.stack(matches, dim=1).flatten(0, 1).numpy()
@@ -85,7 +100,25 @@ def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str
         for name in answers[0]:  # question after question -> image after image
             each = np.stack([answer[name] for answer in answers], axis=1)
             found[name] = each.reshape(-1, *each.shape[2:])
-    return found
+    return found | {"silent": np.array(why_silent(found))}
+
+
+def why_silent(reference: Mapping[str, np.ndarray]) -> str:
+    """Why a reference cannot tell right from wrong: its images are too much alike, or few tokens were written.
+
+    Empty where it can.
+    """
+    for name in ("vision", "captions_logits", "answers_logits", "matches"):
+        if name in reference:
+            per_image = reference[name].reshape(len(reference["images"]), -1)
+            spread = np.nanmax(per_image) - np.nanmin(per_image)
+            apart = min(np.sqrt(np.nanmean((one - other) ** 2)) / spread for one, other in combinations(per_image, 2))
+            if not apart >= APART:
+                return f"PyTorch's {name} for two of the probes are only {apart:.4f} of their range apart"
+    tokens = sum(int((reference[name] >= 0).sum()) for name in ("captions", "answers") if name in reference)
+    if "matches" not in reference and tokens < LEAST_TOKENS:
+        return f"PyTorch wrote only {tokens} tokens about the probes"
+    return ""
 
 
 def _text_reference(
@@ -112,10 +145,15 @@ def ensure_reference(model: PreTrainedModel, processor: BlipProcessor, folder: P
     mark = " ".join(stamp.values())
     try:
         with np.load(folder / REFERENCE, allow_pickle=False) as there:
-            if str(there["stamp"]) == mark:
-                return
+            is_stale, silent = str(there["stamp"]) != mark, str(there["silent"])
     except (OSError, ValueError, KeyError):
+        is_stale = True
+    if is_stale:
         logger.info("%s: making it with PyTorch", REFERENCE)
-    with staging(folder) as unfinished:
-        np.savez_compressed(unfinished / REFERENCE, stamp=mark, **make_reference(model, processor))
-        (unfinished / REFERENCE).replace(folder / REFERENCE)
+        reference = make_reference(model, processor)
+        silent = str(reference["silent"])
+        with staging(folder) as unfinished:
+            np.savez_compressed(unfinished / REFERENCE, stamp=mark, **reference)
+            (unfinished / REFERENCE).replace(folder / REFERENCE)
+    if silent:
+        logger.warning("%s: blip-ov check can say nothing about this checkpoint, since %s", folder, silent)

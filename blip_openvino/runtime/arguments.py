@@ -128,7 +128,8 @@ def check_pieces(settings: GenerationSettings, rows: int, rows_at_once: int) -> 
 
 def _known(settings: Mapping[str, object]) -> dict[str, object]:
     """A configuration's settings, less what says nothing about a generation."""
-    silent = ("transformers_version", "_from_model_config", "bos_token_id", "output_attentions", "output_hidden_states")
+    silent = {"transformers_version", "_from_model_config", "bos_token_id"}
+    silent |= {name for name in ("output_attentions", "output_hidden_states") if not settings.get(name)}
     return {name: value for name, value in settings.items() if value is not None and name not in silent}
 
 

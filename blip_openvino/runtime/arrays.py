@@ -32,7 +32,7 @@ def as_array(values: Array, name: str) -> np.ndarray:
     if is_tensor(values):
         values = values.detach().cpu()
         return (values.float() if str(values.dtype) == "torch.bfloat16" else values).numpy()
-    if not isinstance(values, np.ndarray):
+    if not isinstance(values, np.ndarray) or not values.ndim:
         raise ValueError(
             f"{name} is a {type(values).__name__}; it takes an array or a tensor, as the processor gives them"
         )

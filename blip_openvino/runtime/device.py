@@ -35,10 +35,16 @@ def cpu_flags() -> set[str]:
     if platform.machine() != "x86_64" or not CPUINFO.exists():
         return set()
     line = next((line for line in CPUINFO.read_text().splitlines() if line.startswith("flags")), "")
-    flags, limit = set(line.split()), os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    flags, limit = set(line.partition(":")[2].split()), os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     if limit in ISA_WITHOUT_INT8:
         flags -= {*INT8_INSTRUCTIONS, *(() if limit.startswith("AVX512") else ("avx512f",))}
     return flags
+
+
+def lacks_int8_instructions() -> bool:
+    """Whether this is an x86 processor that has none of `INT8_INSTRUCTIONS`, or may not use them."""
+    flags = cpu_flags()
+    return bool(flags) and not flags.intersection(INT8_INSTRUCTIONS)
 
 
 def inference_type(core: ov.Core, device: str, properties: Mapping[str, object]) -> ov.Type:
@@ -58,8 +64,11 @@ def compile_properties(
     """What a part is compiled with: the caller's `wishes`, and what suits the processor where they leave it open.
 
     Quantized decoder: a CPU quantizes activations on the fly, in groups of 64 rather than its 32: the first step of a
-    caption took 59 ms instead of 67 (AVX-512 VNNI), with the same error. CPUs that compute in bf16 by default (AMX) do
-    so in every other part; here reading weights is most of a step, and float32 took 12 ms where bf16 took 16.
+    caption took 59 ms instead of 67 (AVX-512 VNNI), with the same error. Without INT8 instructions it is not to: where
+    `ONEDNN_MAX_CPU_ISA` says AVX2 to a processor that has them, OpenVINO 2026.4 finds no kernel for it.
+
+    CPUs that compute in bf16 by default (AMX) do so in every other part; here reading weights is most of a step, and
+    float32 took 12 ms where bf16 took 16.
 
     Throughput as a wish is for the vision model, which takes one image at a time: the text models take a whole batch in
     one request, for which all cores are wanted.
@@ -68,7 +77,7 @@ def compile_properties(
     if part is not Part.VISION_MODEL and chosen.get("PERFORMANCE_HINT") in THROUGHPUT:
         del chosen["PERFORMANCE_HINT"]
     if part is Part.TEXT_DECODER and precision != "FP16" and device == "CPU":
-        chosen.setdefault("DYNAMIC_QUANTIZATION_GROUP_SIZE", 64)
+        chosen.setdefault("DYNAMIC_QUANTIZATION_GROUP_SIZE", 0 if lacks_int8_instructions() else 64)
         if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             chosen.setdefault("INFERENCE_PRECISION_HINT", "f32")
     return chosen
@@ -89,10 +98,15 @@ def compile_part(
     properties = compile_properties(core, device, part, precision, wishes)
 
     def compiled(model: ov.Model, has_image_tokens: bool) -> ov.CompiledModel:
-        flags = cpu_flags() if device == "CPU" else set()
-        if flags and precision != "FP16" and not flags.intersection(INT8_INSTRUCTIONS):
+        if device == "CPU" and precision != "FP16" and lacks_int8_instructions():
             products_as_convolutions(model)
-        elif flags and precision == "FP16" and has_image_tokens and "avx512f" not in flags:
+        elif (
+            device == "CPU"
+            and precision == "FP16"
+            and has_image_tokens
+            and cpu_flags()
+            and "avx512f" not in cpu_flags()
+        ):
             products_by_mlas(model)
         try:
             return core.compile_model(model, device, properties)

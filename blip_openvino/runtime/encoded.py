@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import openvino as ov
 
-KEPT_BYTES = 512 * 2**20
+KEPT_BYTES = 256 * 2**20
 """What a call may hold in keys and values of images at once: a larger batch is worked off in pieces."""
 
 
@@ -100,3 +100,9 @@ class EncodedImages(EncoderTokens):
     def image_embeds(self) -> np.ndarray:
         """The images' tokens, [B, N, vision hidden] float32."""
         return self.hidden_states
+
+
+def number_of(pixel_values: object) -> int:
+    """How many images a caller gives; what is no batch of them is left to be told so where it is encoded."""
+    is_batch = isinstance(pixel_values, EncodedImages) or getattr(pixel_values, "ndim", 0) == 4
+    return len(pixel_values) or 1 if is_batch else 1

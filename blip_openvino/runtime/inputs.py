@@ -45,19 +45,17 @@ def check_pixels(pixel_values: Array, expected: Sequence[int]) -> np.ndarray:
 
 
 def check_text(
-    config: SimpleNamespace, images: int, input_ids: Array, attention_mask: Array | None
+    config: SimpleNamespace, input_ids: Array, attention_mask: Array | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and their mask as contiguous int64 arrays [B, T], for one image or B; no mask is a mask of ones.
+    """Token ids and their mask as contiguous int64 arrays [B, T]; no mask is a mask of ones.
 
     Raises:
-        ValueError: they are no token ids, too long for the model, of different shapes, or do not go with the images;
-            the mask holds something other than 0 and 1, or hides tokens that are not at the end.
+        ValueError: they are no token ids, too long for the model, or of different shapes; the mask holds something
+            other than 0 and 1, or hides tokens that are not at the end.
     """
     ids = as_array(input_ids, "input_ids")
     if ids.ndim != 2 or not ids.size or ids.dtype.kind not in "iu":
         raise ValueError(f"input_ids is {list(ids.shape)} of {ids.dtype}; it takes [texts, tokens] of int64")
-    if images not in (1, len(ids)):
-        raise ValueError(f"{images} images do not go with {len(ids)} texts: give one image for all or one for each")
     if ids.shape[1] > config.max_position_embeddings:
         raise ValueError(
             f"the text is {ids.shape[1]} tokens long; the model takes {config.max_position_embeddings}: shorten it"

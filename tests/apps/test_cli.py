@@ -190,24 +190,27 @@ def test_a_check_that_does_not_pass_ends_commands_with_1(failing_check, monkeypa
         assert result.stdout.endswith("the table\n")
 
 
-def test_check_hands_device_and_precision_on(monkeypatch):
+def test_check_hands_device_and_precisions_on(monkeypatch):
     calls = []
     monkeypatch.setattr(cli, "check_folder", lambda *arguments: calls.append(arguments) or CheckReport)
-    run("check", "folder", "--device", "CPU", "--precision", "int8")
-    assert calls == [(Path("folder"), "CPU", "INT8")]
+    run("check", "folder", "--device", "CPU", "--precision", "int8", "--inference-precision", "f32")
+    assert calls == [(Path("folder"), "CPU", "INT8", {"INFERENCE_PRECISION_HINT": "f32"})]
 
 
 @pytest.mark.slow
 def test_optimize_calibrates_on_ones_own_pictures(own_folder, tmp_path, easy_vqa):
-    photos = tmp_path / "photos"
+    photos, lines = tmp_path / "photos", []
     photos.mkdir()
-    for index in range(4):
-        Image.open(easy_vqa.paths[index]).save(photos / f"{index}.png")
-        (photos / f"{index}.txt").write_text("what shape is this?\n")
-    (photos / "bad.png").write_bytes(b"no image")
+    for index, path in enumerate(easy_vqa.paths[:60]):
+        Image.open(path).save(photos / f"{index}.png")
+        question = next(each.question for each in easy_vqa.questions if each.image_path == path)
+        lines.append(json.dumps({"file_name": f"{index}.png", "text": question}))
+    result = run("optimize", own_folder, "--data", photos)
+    assert result.exit_code == 1
+    assert "has no texts" in result.stderr
+    (photos / "metadata.jsonl").write_text("\n".join(lines))
     result = run("optimize", own_folder, "--data", photos)
     assert result.exit_code == 0, result.output
-    assert "bad.png is left out" in result.stderr
     question = easy_vqa.questions[0]
     result = run("ask", question.image_path, "-q", question.question, "--model", own_folder, "--precision", "int8")
     assert result.stdout == f"{question.answer}\n"
@@ -222,7 +225,7 @@ def test_optimize_of_no_converted_folder_is_one_line(tmp_path):
 
 def test_evaluate_prints_a_column_for_each_precision(own_folder, monkeypatch):
     monkeypatch.setattr(
-        accuracy, "measure_accuracy", lambda models, *arguments: {name: {"answers": "99 %"} for name in models}
+        accuracy, "measure_accuracy", lambda models, *arguments: {"answers": dict.fromkeys(models, "99 %")}
     )
     result = run("evaluate", own_folder, "--precision", "FP16")
     assert result.exit_code == 0, result.output

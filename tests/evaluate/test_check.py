@@ -1,0 +1,227 @@
+"""The check passes what is right and fails whatever is broken, in every precision at default settings."""
+
+import shutil
+
+import numpy as np
+import openvino as ov
+import pytest
+import torch
+from conftest import F32, random_model
+from openvino import opset13 as opset
+
+from benchmarks.checkpoint import blip_processor
+from blip_model import OVBlipModel
+from blip_openvino.evaluate.check import CheckReport, check_folder
+from blip_openvino.ir.convert import convert
+from blip_openvino.ir.files import REFERENCE, Part, read_ir, read_stamp, save_ir
+from blip_openvino.runtime import device
+from blip_openvino.runtime.decoder import DecoderState
+from blip_openvino.runtime.encoded import EncoderTokens
+from blip_openvino.runtime.split import named_outputs
+
+PRECISIONS = ["FP16", "INT8", "INT4"]
+
+
+@pytest.mark.parametrize("ov_config", [None, F32], ids=["default", "float32"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_right_models_are_well_inside_the_tolerances(quantized, precision, ov_config):
+    report = check_folder(quantized, "CPU", precision, ov_config)
+    print(report)
+    assert report.passed
+    assert {row.part for row in report.rows} == {"vision model", "captions", "answers"}
+    assert max(row.error / row.tolerance for row in report.rows if not row.unit) < 1 / 1.5
+    assert sum(row.unit == " tokens" for row in report.rows) == 2
+
+
+def insert(output: ov.Output, make) -> None:
+    """Have the readers of `output` read what `make` makes of it."""
+    readers = output.get_target_inputs()
+    made = make(output)
+    for reader in readers:
+        reader.replace_source_output(made.output(0))
+
+
+def silenced_product(part: Part, name: str):
+    """Save a part with one product giving zeros, as zeros for weights would."""
+
+    def damage(folder, precision: str) -> None:
+        path = folder / part.file(precision)
+        model = read_ir(ov.Core(), path)
+        [product] = [node for node in model.get_ordered_ops() if node.get_friendly_name() == f"__module.{name}/MatMul"]
+        insert(product.output(0), lambda output: opset.multiply(output, opset.constant(np.float32(0))))
+        save_ir(model, path, read_stamp(model))
+
+    return damage
+
+
+def shifted_positions(folder, precision: str) -> None:
+    """Save the decoder with every position one too high."""
+    path = folder / Part.TEXT_DECODER.file(precision)
+    model = read_ir(ov.Core(), path)
+    [positions] = [node for node in model.get_ordered_ops() if node.get_type_name() == "Maximum"]
+    insert(positions.output(0), lambda output: opset.add(output, opset.constant(1, output.get_element_type())))
+    save_ir(model, path, read_stamp(model))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(silenced_product(Part.VISION_MODEL, "layers.0.mlp.fc2/aten::linear"), id="vision, feed-forward"),
+        pytest.param(silenced_product(Part.TEXT_ENCODER, "layers.2.output.dense/aten::linear"), id="text encoder"),
+        pytest.param(
+            silenced_product(Part.TEXT_DECODER, "layers.2.crossattention.self.value/aten::linear"), id="projection"
+        ),
+        pytest.param(shifted_positions, id="positions"),
+    ],
+)
+def test_wrong_model_files_fail(quantized, tmp_path, precision, damage):
+    folder = shutil.copytree(quantized, tmp_path / "copy")
+    damage(folder, precision)
+    assert_fails(check_folder(folder, "CPU", precision))
+
+
+def assert_fails(report: CheckReport) -> None:
+    worst = max(report.rows, key=lambda row: row.error / row.tolerance if row.tolerance else 0)
+    print(f"{worst.error / worst.tolerance:.2f} tolerances: {worst}")
+    assert not report.passed
+    assert "WRONG" in str(report)
+    assert "--inference-precision f32" in str(report)
+
+
+def change_tensors(patch: pytest.MonkeyPatch, change) -> None:
+    """Have every request look at what `change` makes of the tensors by name that it should look at."""
+    right = EncoderTokens.request
+
+    def wrong(self, text_model):
+        request = right(self, text_model)
+        names = [port.any_name for port in text_model.steps.inputs if port.any_name.startswith("cross.")]
+        for name, tensor in change({name: request.get_tensor(name) for name in names}).items():
+            request.set_tensor(name, tensor)
+        return request
+
+    patch.setattr(EncoderTokens, "request", wrong)
+
+
+def stale_address(patch) -> None:
+    first = {}
+    change_tensors(patch, lambda tensors: first.setdefault(str([*tensors.values()]), tensors))
+
+
+def keys_for_values(patch) -> None:
+    other = {"key": "value", "value": "key"}
+    change_tensors(patch, lambda tensors: {name: tensors[f"{name[:8]}{other[name[8:]]}"] for name in tensors})
+
+
+def keys_of_another_row(patch) -> None:
+    def rolled(tensor: ov.Tensor) -> ov.Tensor:
+        copy = ov.Tensor(tensor.element_type, tensor.shape)
+        copy.data[...] = np.roll(tensor.data, 1, axis=0)
+        return copy
+
+    change_tensors(patch, lambda tensors: {name: rolled(tensor) for name, tensor in tensors.items()})
+
+
+def lost_encoder_mask(patch) -> None:
+    right = EncoderTokens.request
+
+    def wrong(self, text_model):
+        request = right(self, text_model)
+        request.set_tensor("encoder_attention_mask", ov.Tensor(np.ones_like(self.attention_mask)))
+        return request
+
+    patch.setattr(EncoderTokens, "request", wrong)
+
+
+def lost_text_mask(patch) -> None:
+    read = OVBlipModel.read_texts
+    patch.setattr(
+        OVBlipModel, "read_texts", lambda self, images, ids, mask: read(self, images, ids, np.ones_like(mask))
+    )
+
+
+def lost_prompt_mask(patch) -> None:
+    step = DecoderState.step
+    patch.setattr(DecoderState, "step", lambda self, ids, mask=None: step(self, ids))
+
+
+def first_token_hidden(patch) -> None:
+    step = DecoderState.step
+
+    def wrong(self, ids, mask=None):
+        mask = np.ones((len(ids), self.length + ids.shape[1]), np.int64) if mask is None else mask.copy()
+        mask[:, : self.length > 0] = 0
+        return step(self, ids, mask)
+
+    patch.setattr(DecoderState, "step", wrong)
+
+
+def first_step_twice(patch) -> None:
+    step = DecoderState.step
+
+    def wrong(self, ids, mask=None):
+        if self.length == 0 and mask is None:
+            step(self, ids)
+        return step(self, ids, mask)
+
+    patch.setattr(DecoderState, "step", wrong)
+
+
+def beams_not_reordered(patch) -> None:
+    patch.setattr(DecoderState, "reorder_cache", lambda self, beam_idx: None)
+
+
+def logits_of_the_first_position(patch) -> None:
+    def keep(model: ov.Model) -> None:
+        states = named_outputs(model)["decoder_hidden_states"]
+        insert(states, lambda output: opset.slice(output, start=[0], stop=[1], step=[1], axes=[1]))
+        model.validate_nodes_and_infer_types()
+
+    patch.setattr(device, "keep_last_logits", keep)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        stale_address,
+        keys_for_values,
+        keys_of_another_row,
+        lost_encoder_mask,
+        lost_text_mask,
+        lost_prompt_mask,
+        first_token_hidden,
+        first_step_twice,
+        beams_not_reordered,
+        logits_of_the_first_position,
+    ],
+    ids=lambda fault: fault.__name__,
+)
+def test_wrong_runs_fail(quantized, monkeypatch, precision, fault):
+    fault(monkeypatch)
+    assert_fails(check_folder(quantized, "CPU", precision))
+
+
+@torch.no_grad()
+def test_checkpoint_whose_images_are_all_alike_is_converted_with_a_warning_and_passes_unchecked(tmp_path, caplog):
+    model = random_model(1)
+    model.vision_model.post_layernorm.weight.zero_()
+    folder = convert(model, blip_processor(model.config), tmp_path)
+    assert "blip-ov check can say nothing about this checkpoint, since PyTorch's vision" in caplog.text
+    report = check_folder(folder, "CPU")
+    assert report.passed
+    assert not report.rows
+    assert "the check can say nothing, since PyTorch's vision for two of the probes are only" in str(report)
+    caplog.clear()
+    convert(model, blip_processor(model.config), tmp_path)
+    assert "can say nothing" in caplog.text
+
+
+def test_reference_is_small_and_of_its_checkpoint(quantized):
+    assert (quantized / REFERENCE).stat().st_size < 100_000
+    with np.load(quantized / REFERENCE) as reference:
+        assert (
+            reference["stamp"]
+            .item()
+            .startswith(read_stamp(read_ir(ov.Core(), quantized / Part.VISION_MODEL.file()))["checkpoint"])
+        )

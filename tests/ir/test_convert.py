@@ -1,0 +1,218 @@
+"""Plain IRs: the ports that everyone knows, and PyTorch's results whatever the geometry."""
+
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import openvino as ov
+import pytest
+import torch
+import transformers
+from conftest import EMBEDDED, F32, random_model
+from tiny import convert_random
+
+from benchmarks.checkpoint import blip_processor
+from blip_model import OVBlipModel
+from blip_openvino.evaluate.check import check_folder
+from blip_openvino.ir import calibration
+from blip_openvino.ir import convert as convert_module
+from blip_openvino.ir.calibration import calibration_dataset
+from blip_openvino.ir.checkpoint import checkpoint_digest, load_checkpoint
+from blip_openvino.ir.convert import convert, convert_text_decoder, convert_text_encoder, convert_vision_model
+from blip_openvino.ir.easy_vqa import load_captions
+from blip_openvino.ir.files import Part, cache_names, read_ir, read_stamp
+from blip_openvino.ir.optimize import optimize
+from blip_openvino.runtime.split import named_outputs
+
+
+@pytest.fixture(params=["embedded", 1, 2, 3], ids=str)
+def model(request, checkpoint):
+    return checkpoint if request.param == "embedded" else random_model(request.param)
+
+
+def compiled(model: ov.Model) -> ov.CompiledModel:
+    return ov.Core().compile_model(model, "CPU", F32)
+
+
+def assert_close(found: np.ndarray, expected: torch.Tensor) -> None:
+    """The largest difference is within a thousandth of the reference's range."""
+    expected = expected.numpy()
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1e-3 * (expected.max() - expected.min())
+
+
+def random_ids(model, rows: int, length: int) -> torch.Tensor:
+    return torch.randint(5, model.config.text_config.vocab_size, (rows, length))
+
+
+def random_tokens(model, rows: int, visible: list[int]) -> tuple[list[torch.Tensor], dict[str, np.ndarray]]:
+    """Encoder tokens cut off where each row's mask ends, as PyTorch needs them, and masked, as the IR takes them."""
+    tokens = torch.randn(rows, max(visible), model.config.text_config.encoder_hidden_size)
+    mask = (np.arange(max(visible)) < np.array(visible)[:, None]).astype(np.int64)
+    cut = [row[None, :end] for row, end in zip(tokens, visible, strict=True)]
+    return cut, {"encoder_hidden_states": tokens.numpy(), "encoder_attention_mask": mask}
+
+
+@torch.inference_mode()
+def test_vision_model_equals_pytorch(model):
+    size = model.config.vision_config.image_size
+    pixel_values = torch.randn(1, 3, size, size)
+    found = compiled(convert_vision_model(model.vision_model))(pixel_values.numpy())[0]
+    assert_close(found, model.vision_model(pixel_values).last_hidden_state)
+
+
+@torch.inference_mode()
+def test_text_encoder_equals_pytorch_with_padding_and_rows_that_share_an_image(model):
+    images, inputs = random_tokens(model, 2, [11, 7])
+    ids, lengths = random_ids(model, 4, 8), [8, 5, 6, 8]
+    mask = (np.arange(8) < np.array(lengths)[:, None]).astype(np.int64)
+    inputs |= {"input_ids": ids.numpy(), "attention_mask": mask}
+    found = compiled(convert_text_encoder(model.text_encoder))(inputs)["last_hidden_state"]
+    for row, length in enumerate(lengths):
+        expected = model.text_encoder(ids[row : row + 1, :length], encoder_hidden_states=images[row // 2])
+        assert_close(found[row, :length], expected.last_hidden_state[0])
+
+
+@torch.inference_mode()
+def test_text_decoder_equals_pytorch_at_every_position_step_by_step_and_padded_on_the_left(model):
+    seen, inputs = random_tokens(model, 2, [9, 6])
+    ids, padding = random_ids(model, 4, 7), [0, 3, 1, 0]
+    mask = (np.arange(7) >= np.array(padding)[:, None]).astype(np.int64)
+    text = model.config.text_config
+    no_past = np.zeros((4, text.num_attention_heads, 0, text.hidden_size // text.num_attention_heads), np.float32)
+    past = dict.fromkeys(cache_names("past", text.num_hidden_layers), no_past)
+    decoder, logits = compiled(convert_text_decoder(model.text_decoder)), []
+    for start, end in ((0, 3), (3, 4), (4, 7)):
+        new = {"input_ids": ids[:, start:end].numpy(), "attention_mask": mask[:, :end]}
+        outputs = decoder(inputs | past | new)
+        past = {name: outputs[name.replace("past", "present")] for name in past}
+        logits.append(outputs["logits"].copy())
+    found = np.concatenate(logits, axis=1)
+    for row, start in enumerate(padding):
+        expected = model.text_decoder(ids[row : row + 1, start:], encoder_hidden_states=seen[row // 2])
+        assert_close(found[row, start:], expected.logits[0])
+
+
+@pytest.mark.parametrize("precision", ["FP16", "INT8", "INT4"])
+def test_ports_are_those_of_the_published_recipe_and_inner_tensors_keep_their_names(quantized, precision):
+    core, texts = ov.Core(), ["[?,?]", "[?,?]", "[?,?,128]", "[?,?]"]
+    models = {part: read_ir(core, quantized / part.file(precision)) for part in Part}
+
+    def ports(part: Part) -> dict[str, str]:
+        return {port.any_name: str(port.partial_shape) for port in models[part].inputs}
+
+    names = ["input_ids", "attention_mask", "encoder_hidden_states", "encoder_attention_mask"]
+    cross = cache_names("cross", 3)
+    assert ports(Part.VISION_MODEL) == {"pixel_values": "[1,3,64,64]"}
+    assert list(ports(Part.TEXT_ENCODER).items()) == list(zip(names, texts, strict=True))
+    past = dict.fromkeys(cache_names("past", 3), "[?,4,?,32]")
+    assert list(ports(Part.TEXT_DECODER).items()) == list((dict(zip(names, texts, strict=True)) | past).items())
+    outputs = {part: [port.any_name for port in models[part].outputs] for part in Part}
+    assert outputs[Part.VISION_MODEL] == outputs[Part.TEXT_ENCODER] == ["last_hidden_state"]
+    assert outputs[Part.TEXT_DECODER] == ["logits", *cache_names("present", 3)]
+    assert {*cross} <= {*named_outputs(models[Part.TEXT_ENCODER])}
+    assert {*cross, "decoder_hidden_states"} <= {*named_outputs(models[Part.TEXT_DECODER])}
+
+
+def test_large_weights_are_saved_in_fp16(converted):
+    for part in Part:
+        nodes = ov.Core().read_model(converted / part.file()).get_ordered_ops()
+        constants = [node for node in nodes if node.get_type_name() == "Constant"]
+        assert {str(each.get_element_type()) for each in constants if np.prod(each.shape) > 1000} == {
+            "<Type: 'float16'>"
+        }
+
+
+def test_same_weights_are_reused_and_others_made_anew_without_the_quantized_files_of_the_old(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    folder = convert_random(1, tmp_path, trained_on="easy-vqa")
+    optimize(folder, calibration_dataset(folder, 4))
+    assert len(list(folder.glob("*_int8.*"))) == 6
+    caplog.clear()
+    convert_random(1, tmp_path, trained_on="easy-vqa")
+    assert caplog.text.count("reused") == 3
+    assert len(list(folder.glob("*_int8.*"))) == 6
+    convert_random(2, tmp_path)
+    assert caplog.text.count("making it, the one there has checkpoint") == 3
+    assert caplog.text.count("removed, the one there has checkpoint") == 3
+    assert not list(folder.glob("*_int8.*"))
+    stamp = read_stamp(read_ir(ov.Core(), folder / Part.VISION_MODEL.file()))
+    model = random_model(2)
+    model.config.trained_on = None
+    assert stamp["checkpoint"] == checkpoint_digest(model)
+
+
+def test_folder_of_another_converter_version_names_the_command_and_is_made_anew_by_it(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(convert_module, "CONVERTER_VERSION", "0")
+    convert_random(1, tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(
+        ValueError, match=rf"version 0, this is \d+: run blip-ov convert CHECKPOINT --output {tmp_path}"
+    ):
+        OVBlipModel.from_pretrained(tmp_path, "CPU")
+    caplog.set_level(logging.INFO)
+    convert_random(1, tmp_path)
+    assert caplog.text.count("the one there has converter 0") == 3
+    OVBlipModel.from_pretrained(tmp_path, "CPU")
+
+
+def random_inputs(model) -> tuple[torch.Tensor, torch.Tensor]:
+    size = model.config.vision_config.image_size
+    return torch.randn(3, 3, size, size), random_ids(model, 3, 6)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("architecture", ["BlipForConditionalGeneration", "BlipForImageTextRetrieval"])
+def test_captioning_and_retrieval_checkpoints_are_converted_quantized_run_and_checked(tmp_path, architecture):
+    model = random_model(7, getattr(transformers, architecture))
+    model.config.trained_on = "easy-vqa"
+    model.save_pretrained(tmp_path / "checkpoint")
+    model = load_checkpoint(tmp_path / "checkpoint")
+    folder = convert(model, blip_processor(model.config), tmp_path / "ir")
+    dataset = calibration_dataset(folder, 12)
+    assert {*dataset["text"]} <= {*load_captions("train").values()}
+    optimize(folder, dataset)
+    pixel_values, ids = random_inputs(model)
+    for precision, tolerance in (("FP16", 1e-3), ("INT8", 0.1)):
+        found = OVBlipModel.from_pretrained(folder, "CPU", precision, F32)
+        if architecture == "BlipForImageTextRetrieval":
+            scores = model(ids, pixel_values, attention_mask=torch.ones_like(ids)).itm_score
+            assert torch.allclose(found.match(pixel_values, ids), scores.softmax(dim=1)[:, 1], atol=tolerance)
+        elif precision == "FP16":
+            expected = model.generate(pixel_values, max_new_tokens=9)
+            assert found.generate_caption(pixel_values, max_new_tokens=9).tolist() == expected.tolist()
+        report = check_folder(folder, "CPU", precision, F32)
+        assert report.passed or precision == "INT8"
+        parts = {"vision model", "matches" if architecture == "BlipForImageTextRetrieval" else "captions"}
+        assert {row.part for row in report.rows} == parts
+        assert all(np.isfinite(row.error) for row in report.rows)
+
+
+def test_embedded_model_under_any_name_is_calibrated_without_the_network(converted, monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.load_dataset", lambda *names, **options: pytest.fail(f"asked the Hub for {names}"))
+    (tmp_path / "mine").symlink_to(converted)
+    assert len(calibration_dataset(tmp_path / "mine", 5)) == 5
+
+
+@pytest.mark.parametrize(
+    ("architecture", "asked"),
+    [("BlipForQuestionAnswering", "lmms-lab/VQAv2"), ("BlipForImageTextRetrieval", "lmms-lab/COCO-Caption2017")],
+)
+def test_other_models_are_calibrated_on_photographs_with_the_texts_that_they_read(monkeypatch, architecture, asked):
+    class HubError(Exception):
+        pass
+
+    def load_dataset(name: str, **options) -> None:
+        raise HubError(name)
+
+    monkeypatch.setattr(calibration, "load_config", lambda folder: SimpleNamespace(architectures=[architecture]))
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    with pytest.raises(HubError, match=asked):
+        calibration_dataset("folder")
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertForMaskedLM"]}')
+    with pytest.raises(ValueError, match="is BertForMaskedLM; only these are converted: BlipForQuestionAnswering"):
+        load_checkpoint(tmp_path)
+    assert load_checkpoint(EMBEDDED).config.trained_on == "easy-vqa"

@@ -1,0 +1,203 @@
+"""What is chosen for a device: properties, rewritings, and clear errors where it cannot run the model."""
+
+import platform
+import re
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset13 as opset
+from openvino.properties.hint import PerformanceMode
+
+from blip_model import OVBlipModel
+from blip_openvino.evaluate.check import TOLERANCES
+from blip_openvino.ir.files import Part, load_config, read_parts
+from blip_openvino.runtime import device as devices
+from blip_openvino.runtime.avx2 import is_int8_product, products_as_convolutions, products_by_mlas
+from blip_openvino.runtime.device import compile_properties, cpu_flags, inference_type
+
+F32 = {"INFERENCE_PRECISION_HINT": "f32"}
+GROUP = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 64}
+VISION, TEXT_ENCODER, TEXT_DECODER = Part
+
+
+def fake_core(capabilities=("FP32",), hint=ov.Type.bf16) -> SimpleNamespace:
+    return SimpleNamespace(get_property=lambda _, name: hint if name.endswith("HINT") else list(capabilities))
+
+
+@pytest.mark.parametrize(
+    ("device", "part", "precision", "wishes", "expected"),
+    [
+        ("CPU", TEXT_DECODER, "INT8", {}, GROUP | F32),
+        (
+            "CPU",
+            TEXT_DECODER,
+            "INT4",
+            {"INFERENCE_PRECISION_HINT": "bf16"},
+            GROUP | {"INFERENCE_PRECISION_HINT": "bf16"},
+        ),
+        ("CPU", TEXT_DECODER, "FP16", {}, {}),
+        ("CPU", VISION, "INT8", {}, {}),
+        ("GPU", TEXT_DECODER, "INT8", {}, {}),
+        ("CPU", VISION, "FP16", {"PERFORMANCE_HINT": "THROUGHPUT"}, {"PERFORMANCE_HINT": "THROUGHPUT"}),
+        ("CPU", TEXT_ENCODER, "FP16", {"PERFORMANCE_HINT": "THROUGHPUT"}, {}),
+        ("CPU", TEXT_ENCODER, "FP16", {"PERFORMANCE_HINT": PerformanceMode.THROUGHPUT}, {}),
+        ("CPU", TEXT_ENCODER, "FP16", {"PERFORMANCE_HINT": "LATENCY"}, {"PERFORMANCE_HINT": "LATENCY"}),
+    ],
+)
+def test_properties_suit_the_part_and_the_callers_wishes_come_first(
+    monkeypatch, device, part, precision, wishes, expected
+):
+    monkeypatch.setattr(devices, "cpu_flags", lambda: {"avx512_vnni"})
+    assert compile_properties(fake_core(["FP32", "BF16"]), device, part, precision, wishes) == expected
+
+
+@pytest.mark.parametrize(("flags", "size"), [({"avx_vnni"}, 64), (set(), 64), ({"avx512f"}, 0)])
+def test_a_cpu_without_bf16_or_int8_instructions_is_asked_for_neither(monkeypatch, flags, size):
+    monkeypatch.setattr(devices, "cpu_flags", lambda: flags)
+    found = compile_properties(fake_core(["FP32", "INT8"]), "CPU", TEXT_DECODER, "INT8", {})
+    assert found == {"DYNAMIC_QUANTIZATION_GROUP_SIZE": size}
+
+
+@pytest.mark.parametrize(
+    ("device", "properties", "expected"),
+    [
+        ("CPU", {}, ov.Type.bf16),
+        ("CPU", F32, ov.Type.f32),
+        ("CPU", {"INFERENCE_PRECISION_HINT": ov.Type.bf16}, ov.Type.bf16),
+        ("CPU", {"EXECUTION_MODE_HINT": "ACCURACY"}, ov.Type.f32),
+        ("GPU", {}, ov.Type.f32),
+    ],
+)
+def test_keys_and_values_are_kept_in_what_the_cpu_computes_in(device, properties, expected):
+    assert inference_type(fake_core(), device, properties) == expected
+
+
+@pytest.mark.parametrize(
+    ("machine", "limit", "expected"),
+    [
+        ("x86_64", "", {"avx2", "avx512f", "avx512_vnni", "amx_int8"}),
+        ("x86_64", "AVX2", {"avx2"}),
+        ("x86_64", "avx512_core", {"avx2", "avx512f"}),
+        ("x86_64", "AVX512_CORE_VNNI", {"avx2", "avx512f", "avx512_vnni", "amx_int8"}),
+        ("aarch64", "", set()),
+    ],
+)
+def test_instructions_are_the_processors_within_what_openvino_may_use(monkeypatch, tmp_path, machine, limit, expected):
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: avx2 avx512f avx512_vnni amx_int8\nbogomips\t: 1\n")
+    monkeypatch.setattr(devices, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert cpu_flags() == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision", "rewritten"),
+    [
+        ({"avx2"}, "FP16", {products_by_mlas: 3}),  # vision model and both projections
+        ({"avx2", "avx512f"}, "FP16", {}),
+        ({"avx2"}, "INT8", {products_as_convolutions: 5}),
+        ({"avx2", "avx512f"}, "INT8", {products_as_convolutions: 5}),
+        ({"avx2", "avx_vnni"}, "INT8", {}),
+        (set(), "INT8", {}),
+    ],
+)
+def test_models_are_rewritten_only_where_instructions_lack(monkeypatch, quantized, flags, precision, rewritten):
+    called = []
+    for rewrite in (products_by_mlas, products_as_convolutions):
+        monkeypatch.setattr(devices, rewrite.__name__, lambda model, rewrite=rewrite: called.append(rewrite))
+    monkeypatch.setattr(devices, "cpu_flags", lambda: flags)
+    OVBlipModel.from_pretrained(quantized, "CPU", precision)
+    assert {rewrite: called.count(rewrite) for rewrite in called} == rewritten
+
+
+@pytest.mark.parametrize(("precision", "rewrite"), [("FP16", products_by_mlas), ("INT8", products_as_convolutions)])
+@pytest.mark.parametrize("part", [VISION, TEXT_ENCODER])
+def test_rewritten_parts_give_what_the_parts_gave(quantized, part, precision, rewrite):
+    core, found = ov.Core(), []
+    for change in (lambda model: None, rewrite):
+        model = read_parts(core, quantized, load_config(quantized), precision)[part]
+        before = [node.get_type_name() for node in model.get_ordered_ops()]
+        products = sum(map(is_int8_product, model.get_ordered_ops()))
+        change(model)
+        found.append(core.compile_model(model, "CPU", F32)(random_inputs(model))[0])
+    after = [node.get_type_name() for node in model.get_ordered_ops()]
+    assert after != before
+    if precision == "INT8":
+        assert after.count("Convolution") - before.count("Convolution") == products > 3
+        assert not any(map(is_int8_product, model.get_ordered_ops()))
+    error = np.sqrt(np.mean((found[0] - found[1]) ** 2)) / np.ptp(found[0])
+    assert error < {"FP16": 1e-5, "INT8": TOLERANCES["INT8"] / 3}[precision]
+
+
+def random_inputs(model: ov.Model) -> dict[str, np.ndarray]:
+    """Floats of a normal distribution and integers of one: for dynamic sizes one row of five tokens."""
+    draw, inputs = np.random.default_rng(3), {}
+    for port in model.inputs:
+        sizes = [(1, 5)[axis] if size.is_dynamic else size.get_length() for axis, size in enumerate(port.partial_shape)]
+        is_float = port.element_type == ov.Type.f32
+        inputs[port.any_name] = draw.normal(size=sizes).astype(np.float32) if is_float else np.ones(sizes, np.int64)
+    return inputs
+
+
+def test_a_convolution_gives_what_the_product_of_seven_bits_does():
+    draw = np.random.default_rng(0)
+    weights, tokens = draw.integers(-63, 64, (24, 48), np.int8), draw.integers(0, 256, (1, 7, 48)).astype(np.float32)
+    tokens[0, 0], weights[:8] = 255, 63  # the largest numbers: AVX2 adds pairs of products in 16 bits
+    inputs = opset.parameter([-1, -1, 48], ov.Type.f32)
+    limits = [opset.constant(np.float32(each)) for each in (0, 255, 0, 255)]
+    scale = opset.constant(np.full((24, 1), 0.5, np.float32))
+    scaled = opset.multiply(opset.convert(opset.constant(weights), "f32"), scale)
+    product = opset.matmul(opset.fake_quantize(inputs, *limits, 256), scaled, False, True)
+    model = ov.Model([product], [inputs])
+    products_as_convolutions(model)
+    assert [node.get_type_name() for node in model.get_ops()].count("Convolution") == 1
+    [found] = ov.Core().compile_model(model, "CPU", F32)(tokens).values()
+    np.testing.assert_allclose(found, tokens @ weights.T * 0.5, rtol=1e-5, atol=1e-3)
+
+
+def test_gelus_are_kept_apart_from_products_and_weights_are_float32(converted):
+    core = ov.Core()
+    model = read_parts(core, converted, load_config(converted), "FP16")[VISION]
+    products_by_mlas(model)
+    infos = [node.get_rt_info() for node in core.compile_model(model, "CPU", F32).get_runtime_model().get_ordered_ops()]
+    layers = [info for info in infos if info["layerType"].astype(str) == "FullyConnected"]
+    assert layers
+    assert not [info for info in layers if "gelu" in info["originalLayersNames"].astype(str).lower()]
+    if not {"avx512f"} & cpu_flags():  # which kernels OpenVINO takes is known for AVX2 only
+        assert {info["primitiveType"].astype(str) for info in layers} == {"gemm_mlas_f32"}
+
+
+def test_unknown_device_is_named_with_the_choices(converted):
+    with pytest.raises(ValueError, match=r"there is no device 'TPU' here; choose one of \['CPU'.*'AUTO'\]"):
+        OVBlipModel.from_pretrained(converted, "TPU")
+
+
+def test_a_device_that_cannot_run_the_model_is_a_value_error(converted, monkeypatch):
+    def compile_model(*args):
+        raise RuntimeError("Exception from src: no kernel")
+
+    monkeypatch.setattr(ov.Core, "compile_model", compile_model)
+    with pytest.raises(ValueError, match=r"CPU cannot run the .* at FP16, says OpenVINO: .*no kernel; choose another"):
+        OVBlipModel.from_pretrained(converted, "CPU")
+
+
+def test_auto_is_the_cpu_where_there_is_nothing_else(converted, monkeypatch):
+    asked, compile_model = [], ov.Core.compile_model
+    monkeypatch.setattr(ov.Core, "compile_model", lambda *args: asked.append(args[2]) or compile_model(*args))
+    OVBlipModel.from_pretrained(converted)
+    assert set(asked) == {"CPU"} if ov.Core().available_devices == ["CPU"] else {"AUTO"}
+
+
+@pytest.mark.parametrize("part", Part)
+@pytest.mark.parametrize("suffix", [".xml", ".bin"])
+def test_a_missing_part_is_named_with_what_makes_it(quantized, tmp_path, part, suffix):
+    folder = shutil.copytree(quantized, tmp_path / "copy")
+    missing = [(folder / part.file(precision)).with_suffix(suffix) for precision in ("FP16", "INT4")]
+    for path in missing:
+        path.unlink()
+    for precision, path, command in zip(("FP16", "INT4"), missing, ("convert", "optimize"), strict=True):
+        with pytest.raises(FileNotFoundError, match=f"{re.escape(path.name)} is missing: run blip-ov {command}"):
+            OVBlipModel.from_pretrained(folder, "CPU", precision)
