@@ -144,9 +144,8 @@ def test_a_failed_check_stops_the_notebook_with_one_line(workplace, convert_note
 
 
 WRONG_INT8 = """
-answer = accuracy.answer_questions
-accuracy.answer_questions = lambda model, *inputs: (
-    ["wrong"] * len(inputs[-1]) if getattr(model, "precision", "") == "INT8" else answer(model, *inputs)
+accuracy.answer_questions = lambda model, *inputs, right=accuracy.answer_questions: (
+    ["wrong"] * len(inputs[-1]) if getattr(model, "precision", "") == "INT8" else right(model, *inputs)
 )
 """
 

@@ -13,9 +13,11 @@ NOTEBOOKS = [CONVERT, OPTIMIZE]
 MODEL = str(EMBEDDED.relative_to(ROOT))
 FEW = """
 import blip_openvino.evaluate.accuracy as accuracy
-questions, captions = accuracy.load_questions("test")[:40], dict(list(accuracy.load_captions("test").items())[:20])
-accuracy.load_questions, accuracy.load_captions = lambda split: questions, lambda split: captions
+few = accuracy.load_questions("test")[:40], dict(list(accuracy.load_captions("test").items())[:20])
+accuracy.load_questions = lambda split, few=few[0]: few
+accuracy.load_captions = lambda split, few=few[1]: few
 """
+
 """A cell that has accuracy measured on a few of easy-VQA's questions and images."""
 
 
