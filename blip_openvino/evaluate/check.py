@@ -22,11 +22,11 @@ from blip_openvino.runtime.decoder import DecoderState
 from blip_openvino.runtime.encoded import EncodedImages, EncoderTokens, TextModel
 from blip_openvino.runtime.processor import OVBlipProcessor
 
-TOLERANCES = {"FP16": 0.004, "INT8": 0.03, "INT4": 0.03}
+TOLERANCES = {"FP16": 0.004, "INT8": 0.03, "INT4": 0.035}
 """The largest error that a right run may have at each precision: root mean square over the range of the reference.
 
 Measured on the embedded model (AMX, 2 cores): FP16 0.0001 computed in float32 and 0.0008 in bf16, INT8 0.016, INT4
-0.019; on random weights of BLIP-base geometry FP16 0.0006 and 0.0026.
+0.021; on random weights of BLIP-base geometry FP16 0.0006 and 0.0026.
 """
 MATCHES = 5
 """How many times larger the error of a matching head's two logits may be: it does not average over many numbers."""

@@ -160,14 +160,17 @@ def projection_names(model: ov.Model) -> list[str]:
 
 
 def cross_attention(model: ov.Model) -> dict[str, list[str]]:
-    """Which products read each of cross-attention's keys and values, by the tensor's name."""
+    """Which nodes multiply by each of cross-attention's keys and values, by the tensor's name.
+
+    Where OpenVINO has put the two products of a layer together, that is one ScaledDotProductAttention.
+    """
     products = {}
     for node in model.get_ordered_ops():
         for output in node.outputs():
             for name in output.names:
                 if name.startswith("cross."):
                     readers = [reader.get_node() for reader in output.get_target_inputs()]
-                    products[name] = [each.get_friendly_name() for each in readers if each.get_type_name() == "MatMul"]
+                    products[name] = [each.get_friendly_name() for each in readers if each.get_type_name() != "ShapeOf"]
     return products
 
 

@@ -26,6 +26,7 @@ PRECISIONS = ["FP16", "INT8", "INT4"]
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_right_models_are_well_inside_the_tolerances(quantized, precision, ov_config):
     report = check_folder(quantized, "CPU", precision, ov_config)
+    print(report)
     assert report.passed
     assert {row.part for row in report.rows} == {"vision model", "captions", "answers"}
     assert max(row.error / row.tolerance for row in report.rows if not row.unit) < 1 / 1.5

@@ -81,7 +81,7 @@ def open_notebook(browser, lab: str, name: str) -> Page:
     """The notebook in a window of its own, with its kernel ready."""
     page = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page()
     page.goto(lab.replace("/lab?", f"/lab/tree/{name}?"))
-    expect(page.get_by_title(re.compile("Python 3.*Idle|Kernel status: Idle")).first).to_be_attached(timeout=60_000)
+    expect(page.get_by_role("button", name=re.compile(r"^Python 3.*\| Idle"))).to_be_visible(timeout=60_000)
     return page
 
 

@@ -1,6 +1,7 @@
 """Where tests run the notebooks: a copy of the repository as a reader has it, whose `build` is empty."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -21,11 +22,12 @@ accuracy.load_questions, accuracy.load_captions = lambda split: questions, lambd
 def make_workplace(folder: Path) -> Path:
     """Copies of the notebooks beside links to all else, so that a run writes into `folder` only."""
     folder.mkdir(exist_ok=True)
-    for path in ROOT.iterdir():
-        if path.name in NOTEBOOKS:
-            shutil.copy(path, folder)
-        elif path.name != "build" and not path.name.startswith("."):
-            (folder / path.name).symlink_to(path)
+    files = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
+    for name in {file.split("/")[0] for file in files}:
+        if name in NOTEBOOKS:
+            shutil.copy(ROOT / name, folder)
+        else:
+            (folder / name).symlink_to(ROOT / name)
     return folder
 
 
