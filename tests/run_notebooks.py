@@ -16,8 +16,8 @@ from nbformat import NotebookNode
 NOTEBOOKS = ["233-blip-convert.ipynb", "233-blip-optimize.ipynb"]
 
 
-def run_notebook(path: Path, output: Path, folder: Path | None = None) -> NotebookNode:
-    """Execute the notebook at `path` in `folder` (its own), save it with its outputs to `output` and return it.
+def run_notebook(path: Path, output: Path) -> NotebookNode:
+    """Execute the notebook at `path` in the current folder, save it with its outputs to `output` and return it.
 
     Raises:
         CellExecutionError: a cell failed; what ran until then is saved all the same.
@@ -28,7 +28,7 @@ def run_notebook(path: Path, output: Path, folder: Path | None = None) -> Notebo
         timeout=None,
         record_timing=False,
         kernel_name="python3",
-        resources={"metadata": {"path": str(folder or path.parent)}},
+        resources={"metadata": {"path": "."}},
     )
     if os.name == "posix":
         # Local sockets, which other users cannot listen in on, in place of TCP ports.

@@ -13,7 +13,7 @@ import pytest
 from conftest import EMBEDDED, ROOT
 from nbformat import NotebookNode
 from PIL import Image
-from run_notebooks import results, run_notebook
+from run_notebooks import results
 from workplace import CONVERT, FEW, MODEL, NOTEBOOKS, OPTIMIZE, change, make_workplace
 
 from blip_openvino.ir.convert import default_folder
@@ -52,20 +52,22 @@ def workplace(tmp_path_factory) -> Path:
     return make_workplace(tmp_path_factory.mktemp("workplace"))
 
 
+def executed(workplace: Path, name: str) -> NotebookNode:
+    """The notebook, run by that command on the embedded model."""
+    done = command(workplace, name)
+    assert done.returncode == 0, done.stderr
+    return nbformat.read(workplace / "build" / name, as_version=4)
+
+
 @pytest.fixture(scope="module")
 def convert_notebook(workplace):
-    """The convert notebook, executed on the embedded model."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLIP_MODEL", MODEL)
-        return run_notebook(workplace / CONVERT, workplace / "build" / CONVERT)
+    return executed(workplace, CONVERT)
 
 
 @pytest.fixture(scope="module")
 def optimize_notebook(workplace, convert_notebook):
-    """The optimize notebook, executed on the embedded model after the convert notebook."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BLIP_MODEL", MODEL)
-        return run_notebook(workplace / OPTIMIZE, workplace / "build" / OPTIMIZE)
+    """After the convert notebook, whose folder it goes on from."""
+    return executed(workplace, OPTIMIZE)
 
 
 @pytest.mark.slow
