@@ -38,6 +38,19 @@ F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 SETTINGS = {"FP16": {}, "INT8": {}, "INT4": {}, "FP16 in float32": F32}
 """What tests run at: the default settings of every precision (bf16 where the processor has it), float32 beside them."""
 
+SLOW = (
+    *("test_blip_model.py", "test_package.py", "test_embedded_checkpoint.py", "test_benchmarks.py"),
+    *("test_convert.py", "test_optimize.py", "test_files.py", "test_check.py", "test_page_browser.py", "test_page.py"),
+    *("test_instruction_sets.py", "test_threads.py", "test_device.py", "test_accuracy.py", "test_load.py"),
+)
+"""Left out by `make check`, as are single tests that are marked so: what converts, quantizes or runs much."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in SLOW:
+            item.add_marker(pytest.mark.slow)
+
 
 def random_model(seed: int, model_class: type[PreTrainedModel] = BlipForQuestionAnswering) -> PreTrainedModel:
     """A BLIP with random weights and a geometry drawn from `seed`: heads, layers, image size, widths."""

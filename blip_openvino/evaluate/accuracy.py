@@ -168,7 +168,7 @@ def lost_accuracy(measures: Measures) -> list[str]:
     for measure, scores in measures.items():
         first, best = next(iter(scores.items()))
         for name, score in scores.items() if measure.endswith(", all") else ():
-            lost, allowed = best.rate - score.rate, LOST.get(name, 0)
+            lost, allowed = round(best.rate - score.rate, 9), LOST.get(name, 0)
             if lost > allowed:
                 sentences.append(
                     f"{name}, {measure}: {score.rate:.2%} is {100 * lost:.2f} points below the {best.rate:.2%} of "

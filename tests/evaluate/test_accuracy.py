@@ -14,9 +14,11 @@ from blip_openvino.evaluate.accuracy import (
     answer_questions,
     caption_images,
     exact_match,
+    lost_accuracy,
     measure_accuracy,
     score_answers,
 )
+from blip_openvino.ir.checkpoint import TorchBlip
 from blip_openvino.ir.easy_vqa import Question, load_captions, load_questions
 from blip_openvino.runtime.processor import OVBlipProcessor
 
@@ -117,9 +119,9 @@ def test_easy_vqa_is_measured_with_agreement_and_captions(monkeypatch, f32_model
     monkeypatch.setattr(accuracy, "load_questions", lambda split: shuffled_questions)
     monkeypatch.setattr(accuracy, "load_captions", lambda split: captions)
     found = measure_accuracy({"FP16": f32_model, "INT8": EchoModel()}, ours, "easy-vqa")
-    assert found["answers, all"] == {"FP16": str(Score(n := len(shuffled_questions), n)), "INT8": str(Score(0, n))}
+    assert found["answers, all"] == {"FP16": Score(n := len(shuffled_questions), n), "INT8": Score(0, n)}
     assert found["agreement with FP16, answers"] == found["answers, all"]
-    assert found["captions"] == {"FP16": str(Score(12, 12)), "INT8": str(Score(0, 12))}
+    assert found["captions, all"] == {"FP16": Score(12, 12), "INT8": Score(0, 12)}
     assert {"answers, colour", "answers, shape", "answers, yes/no", "agreement with FP16, captions"} < found.keys()
 
 
@@ -132,6 +134,22 @@ def test_without_data_the_scoring_half_of_vqa_v2_is_measured(monkeypatch, ours):
     ]
     stream = datasets.Dataset.from_list(records).to_iterable_dataset()
     monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: stream)
-    assert measure_accuracy({"FP16": EchoModel()}, ours, samples=3) == {"VQA accuracy, 3 samples": {"FP16": "100.00%"}}
+    assert measure_accuracy({"FP16": EchoModel()}, ours, samples=3) == {"VQA accuracy, all": {"FP16": Score(3, 3)}}
     with pytest.raises(ValueError, match="no data 'vqa' to measure accuracy on"):
         measure_accuracy({"FP16": EchoModel()}, ours, "vqa")
+
+
+def test_what_lost_more_than_it_may_is_named():
+    scores = {"PyTorch": Score(990, 1000), "FP16": Score(988, 1000), "INT8": Score(980, 1000)}
+    measures = {"answers, all": scores, "answers, colour": scores, "captions, all": scores | {"INT8": Score(983, 1000)}}
+    assert lost_accuracy(measures) == [
+        "INT8, answers, all: 98.00% is 1.00 points below the 99.00% of PyTorch, and 0.7 may be lost"
+    ]
+
+
+def test_pytorch_is_measured_as_ours_and_reads_no_padding(checkpoint, ours, f32_model):
+    questions = load_questions("test")[:40]
+    expected = answer_questions(f32_model, ours, questions)
+    assert answer_questions(TorchBlip(checkpoint), ours, questions) == expected
+    paths = list(load_captions("test"))[:8]
+    assert caption_images(TorchBlip(checkpoint), ours, paths) == caption_images(f32_model, ours, paths)

@@ -148,7 +148,9 @@ def test_figure_shows_itself_and_is_unknown_to_pyplot_which_would_show_it_again(
 
 
 def test_library_imports_no_matplotlib_and_utils_no_model_library():
-    paths = [path for path in ROOT.glob("blip_openvino/**/*.py") if path.stem != "__main__"]  # which runs the command
+    paths = [
+        path for path in ROOT.glob("blip_openvino/**/*.py") if path.name != "__main__.py"
+    ]  # which runs the command
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
     for names, unwanted in ((modules, ("matplotlib", "utils")), (["utils"], ("torch", "openvino", "transformers"))):
         code = f"import sys, {', '.join(names)}; print([name for name in {unwanted} if name in sys.modules])"

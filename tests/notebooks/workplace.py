@@ -17,7 +17,6 @@ few = accuracy.load_questions("test")[:40], dict(list(accuracy.load_captions("te
 accuracy.load_questions = lambda split, few=few[0]: few
 accuracy.load_captions = lambda split, few=few[1]: few
 """
-
 """A cell that has accuracy measured on a few of easy-VQA's questions and images."""
 
 

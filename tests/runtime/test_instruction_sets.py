@@ -28,6 +28,8 @@ DEVICES = ("AUTO:CPU", "MULTI:CPU", "HETERO:CPU", "BATCH:CPU", "AUTO")
 PROGRAM = """
 import json, os, sys
 import numpy as np
+import openvino as ov
+from openvino import opset13 as opset
 from blip_model import OVBlipModel
 from blip_openvino.evaluate.check import check_folder, check_model
 
@@ -45,6 +47,16 @@ for precision in ("FP16", "INT8", "INT4"):
     names = {"FP16": [], "INT8": devices, "INT4": devices[:1]}[precision]
     reports += [check_folder(folder, name, precision, properties) for name in names]
     found[precision] = {"answers": answers.tolist(), "wrong": [str(r) for r in reports if not r.passed]}
+
+# 255 times 64, the most that seven bits hold, is half of what 16 bits do: pairs of products are added there.
+tokens = opset.parameter([-1, -1, 256], ov.Type.f32)
+limits = [opset.constant(np.float32(each)) for each in (0, 255, 0, 255)]
+weights = opset.convert(opset.constant(np.full((64, 256), 64, np.int8)), "f32")
+scaled = opset.multiply(weights, opset.constant(np.full((64, 1), 0.5, np.float32)))
+product = ov.Model([opset.matmul(opset.fake_quantize(tokens, *limits, 256), scaled, False, True)], [tokens])
+for name in ("CPU", *devices):
+    [largest] = ov.Core().compile_model(product, name, wishes)(np.full((1, 8, 256), 255, np.float32)).values()
+    assert abs(largest / (255 * 64 * 256 / 2) - 1).max() < 0.01, name
 print(json.dumps(found))
 """
 
