@@ -118,7 +118,7 @@ def test_notebook_runs_its_device_can_be_picked_and_its_demo_answers(browser, la
     """The second notebook goes on from what the first has made, and measures accuracy on a few questions here."""
     page = open_notebook(browser, lab, name)
     choose(page, "Run", "Run All Cells")
-    errors = page.locator("[data-mime-type='application/vnd.jupyter.error']")
+    errors = page.locator(".jp-OutputArea-output", has_text="Traceback (most recent call last)")
     page.locator(DEMO).or_(errors).first.wait_for(timeout=RUN_ALL)
     assert errors.all_inner_texts() == []
     ask_the_demo(page)
