@@ -82,7 +82,7 @@ def browser():
 def open_notebook(browser, lab: str, name: str) -> Page:
     """The notebook in a window of its own, with its kernel ready."""
     page = browser.new_context(viewport={"width": 1400, "height": 1000}).new_page()
-    page.goto(lab.replace("/lab?", f"/lab/tree/{name}?"))
+    page.goto(lab.replace("/lab?", f"/lab/tree/{name}?reset&"))  # without the tabs of another test
     expect(page.get_by_role("button", name=re.compile(r"^Python 3.*\| Idle"))).to_be_visible(timeout=60_000)
     return page
 
@@ -113,8 +113,9 @@ def ask_the_demo(page: Page) -> None:
     expect(demo.get_by_role("textbox", name="Answer")).to_have_value(colour, timeout=30_000)
 
 
-@pytest.mark.parametrize("name", [f"changed-{CONVERT}"])
+@pytest.mark.parametrize("name", [f"changed-{CONVERT}", f"changed-{OPTIMIZE}"])
 def test_notebook_runs_its_device_can_be_picked_and_its_demo_answers(browser, lab, name):
+    """The second notebook goes on from what the first has made, and measures accuracy on a few questions here."""
     page = open_notebook(browser, lab, name)
     choose(page, "Run", "Run All Cells")
     errors = page.locator(".jp-OutputArea-output", has_text="Traceback (most recent call last)")
