@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from blip_model import OVBlipModel
 from blip_openvino.evaluate.check import check_folder
-from blip_openvino.ir.files import CHECKSUMS, PRECISIONS, Part, architecture, load_config
+from blip_openvino.ir.files import CHECKSUMS, Part, architecture, check_precision, load_config
 from blip_openvino.runtime.images import ImageSource
 from blip_openvino.runtime.processor import OVBlipProcessor
 
@@ -146,8 +146,8 @@ def converted_folder(model: str | Path, precision: str | None = None) -> Path:
 
     Takes and raises what `load` does.
     """
-    if precision not in (None, *PRECISIONS):
-        raise ValueError(f"there is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    if precision is not None:
+        check_precision(precision)
     if (Path(model) / CHECKSUMS).exists():
         return Path(model)
     folder, quantized = cache_folder(model), precision in ("INT8", "INT4")

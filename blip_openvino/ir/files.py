@@ -38,6 +38,9 @@ PRECISIONS = ("FP16", "INT8", "INT4")
 """FP16: all weights. INT8: vision model and text encoder, and the decoder's weights. INT4: the decoder's weights only,
 the rest is INT8's."""
 
+CROSS = "cross."
+"""How the names of cross-attention's keys and values begin, inside a text model and as ports of its halves."""
+
 
 class Part(Enum):
     """A part of BLIP that is a model of its own; the value is its file's name at FP16."""
@@ -57,11 +60,16 @@ class Part(Enum):
         Raises:
             ValueError: there is no such precision.
         """
-        if precision not in PRECISIONS:
-            raise ValueError(f"there is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+        check_precision(precision)
         if precision == "INT4" and self is not Part.TEXT_DECODER:
             precision = "INT8"
         return f"{self.value}.xml" if precision == "FP16" else f"{self.value}_{precision.lower()}.xml"
+
+
+def check_precision(precision: str) -> None:
+    """Raise ValueError where there is no such precision."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"there is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,11 @@ ARCHITECTURES = {
 def cache_names(kind: str, layers: int) -> list[str]:
     """Names of every layer's keys and values, in the order in which the text models take and give them."""
     return [f"{kind}.{layer}.{half}" for layer in range(layers) for half in ("key", "value")]
+
+
+def named_outputs(model: ov.Model) -> dict[str, ov.Output]:
+    """Every named tensor of `model`, inner ones too."""
+    return {name: output for node in model.get_ordered_ops() for output in node.outputs() for name in output.names}
 
 
 def architecture(config: SimpleNamespace) -> Architecture:

@@ -18,10 +18,12 @@ from tqdm.auto import tqdm
 from transformers import BlipProcessor
 
 from blip_openvino.ir.files import (
+    CROSS,
     OPTIMIZER_VERSION,
     Part,
     ensure_ir,
     load_config,
+    named_outputs,
     read_parts,
     writing,
 )
@@ -165,12 +167,10 @@ def cross_attention(model: ov.Model) -> dict[str, list[str]]:
     Where OpenVINO has put the two products of a layer together, that is one ScaledDotProductAttention.
     """
     products = {}
-    for node in model.get_ordered_ops():
-        for output in node.outputs():
-            for name in output.names:
-                if name.startswith("cross."):
-                    readers = [reader.get_node() for reader in output.get_target_inputs()]
-                    products[name] = [each.get_friendly_name() for each in readers if each.get_type_name() != "ShapeOf"]
+    for name, output in named_outputs(model).items():
+        if name.startswith(CROSS):
+            readers = [reader.get_node() for reader in output.get_target_inputs()]
+            products[name] = [each.get_friendly_name() for each in readers if each.get_type_name() != "ShapeOf"]
     return products
 
 

@@ -41,10 +41,10 @@ def cpu_flags() -> set[str]:
     return flags
 
 
-def lacks_int8_instructions() -> bool:
-    """Whether this is an x86 processor that has none of `INT8_INSTRUCTIONS`, or may not use them."""
+def lacks(*instructions: str) -> bool:
+    """Whether this is an x86 processor that has none of `instructions`, or may not use them."""
     flags = cpu_flags()
-    return bool(flags) and not flags.intersection(INT8_INSTRUCTIONS)
+    return bool(flags) and not flags.intersection(instructions)
 
 
 def inference_type(core: ov.Core, device: str, properties: Mapping[str, object]) -> ov.Type:
@@ -77,7 +77,7 @@ def compile_properties(
     if part is not Part.VISION_MODEL and chosen.get("PERFORMANCE_HINT") in THROUGHPUT:
         del chosen["PERFORMANCE_HINT"]
     if part is Part.TEXT_DECODER and precision != "FP16" and device == "CPU":
-        chosen.setdefault("DYNAMIC_QUANTIZATION_GROUP_SIZE", 0 if lacks_int8_instructions() else 64)
+        chosen.setdefault("DYNAMIC_QUANTIZATION_GROUP_SIZE", 0 if lacks(*INT8_INSTRUCTIONS) else 64)
         if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             chosen.setdefault("INFERENCE_PRECISION_HINT", "f32")
     return chosen
@@ -98,15 +98,9 @@ def compile_part(
     properties = compile_properties(core, device, part, precision, wishes)
 
     def compiled(model: ov.Model, has_image_tokens: bool) -> ov.CompiledModel:
-        if device == "CPU" and precision != "FP16" and lacks_int8_instructions():
+        if device == "CPU" and precision != "FP16" and lacks(*INT8_INSTRUCTIONS):
             products_as_convolutions(model)
-        elif (
-            device == "CPU"
-            and precision == "FP16"
-            and has_image_tokens
-            and cpu_flags()
-            and "avx512f" not in cpu_flags()
-        ):
+        elif device == "CPU" and precision == "FP16" and has_image_tokens and lacks("avx512f"):
             products_by_mlas(model)
         try:
             return core.compile_model(model, device, properties)

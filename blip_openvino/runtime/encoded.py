@@ -60,10 +60,6 @@ class EncoderTokens:
         """How many rows."""
         return len(self.hidden_states)
 
-    def __getitem__(self, rows: slice) -> EncoderTokens:
-        """Some of the rows, with no keys and values yet."""
-        return EncoderTokens(self.hidden_states[rows], self.attention_mask[rows])
-
     @property
     def nbytes(self) -> int:
         """How many bytes are held, kept keys and values among them."""

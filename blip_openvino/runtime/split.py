@@ -9,13 +9,7 @@ import openvino as ov
 from openvino import opset13 as opset
 from openvino._offline_transformations import apply_make_stateful_transformation
 
-CROSS = "cross."
-"""How the names of cross-attention's keys and values begin, inside a text model and as ports of its halves."""
-
-
-def named_outputs(model: ov.Model) -> dict[str, ov.Output]:
-    """Every named tensor of `model`, inner ones too."""
-    return {name: output for node in model.get_ordered_ops() for output in node.outputs() for name in output.names}
+from blip_openvino.ir.files import CROSS, named_outputs
 
 
 def cross_names(model: ov.Model) -> list[str]:
