@@ -12,6 +12,7 @@ import openvino as ov
 import pytest
 import torch
 from PIL import Image
+from playwright.sync_api import sync_playwright
 from torch import Tensor
 from transformers import (
     BlipConfig,
@@ -37,6 +38,8 @@ EMBEDDED = ROOT / "models" / "blip-easy-vqa"
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 SETTINGS = {"FP16": {}, "INT8": {}, "INT4": {}, "FP16 in float32": F32}
 """What tests run at: the default settings of every precision (bf16 where the processor has it), float32 beside them."""
+CHROMIUM = shutil.which("chromium")
+CHROMIUM_FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 
 SLOW = (
     *("test_blip_model.py", "test_package.py", "test_embedded_checkpoint.py", "test_benchmarks.py"),
@@ -260,3 +263,12 @@ def retrieval_checkpoint(checkpoint) -> BlipForImageTextRetrieval:
 @pytest.fixture(scope="session")
 def retrieval_folder(retrieval_checkpoint, processor, tmp_path_factory) -> Path:
     return convert(retrieval_checkpoint, processor, tmp_path_factory.mktemp("converted") / "blip-itm")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium, for tests that are skipped where there is no `CHROMIUM`."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()

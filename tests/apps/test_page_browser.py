@@ -2,34 +2,23 @@
 
 import itertools
 import re
-import shutil
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EMBEDDED
-from playwright.sync_api import Page, expect, sync_playwright
+from conftest import CHROMIUM, EMBEDDED
+from playwright.sync_api import Page, expect
 
 from blip_model import OVBlipModel
 from blip_openvino.apps.page import build_demo, launch_demo
 from blip_openvino.ir.easy_vqa import load_captions
 from notebook_utils import example_inputs
 
-CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 CAPTIONS = list(itertools.islice(load_captions("test").items(), 4))
 MARKUP = """<img src=x onerror="window.broken = true"> **bold** ${window.broken = true} is there a circle?"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -3,25 +3,22 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 
 import pytest
-from conftest import EMBEDDED
-from playwright.sync_api import Page, expect, sync_playwright
+from conftest import CHROMIUM, EMBEDDED
+from playwright.sync_api import Page, expect
 from workplace import CONVERT, FEW, MODEL, OPTIMIZE, change, make_workplace
 
 from blip_openvino.ir.easy_vqa import load_captions
 from notebook_utils import example_inputs
 
-CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium"),
 ]
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 DEMO = "iframe[src*='127.0.0.1']"
 RUN_ALL = 240_000  # milliseconds, for a busy machine
 SETTINGS = {
@@ -69,14 +66,6 @@ def wait_for_address(log, server) -> str:
         assert server.poll() is None, log.read_text()
         time.sleep(0.1)
     raise AssertionError(log.read_text())
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 def open_notebook(browser, lab: str, name: str) -> Page:
