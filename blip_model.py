@@ -19,11 +19,12 @@ import openvino as ov
 
 from blip_openvino.ir.files import Part, load_generation_config
 from blip_openvino.runtime.arguments import GenerationSettings, check_pieces, resolve_settings
-from blip_openvino.runtime.arrays import joined, like
+from blip_openvino.runtime.arrays import GreedyOutput, joined, like
 from blip_openvino.runtime.decoder import DecoderState
 from blip_openvino.runtime.device import load_parts
 from blip_openvino.runtime.encoded import KEPT_BYTES, EncodedImages, EncoderTokens, TextModel, number_of
 from blip_openvino.runtime.inputs import as_prompts, check_pixels, check_text
+from blip_openvino.runtime.scores import log_probabilities
 
 if TYPE_CHECKING:
     from transformers import BlipConfig, PreTrainedModel
@@ -49,15 +50,14 @@ class OVBlipModel:
     """BLIP on OpenVINO, with all that `generate` of transformers can do: greedy, beams, sampling, streamers, criteria.
 
     Any number of threads may call any method of one model at once, with images of their own or with `EncodedImages`
-    that they share: each gets what it would get alone. (Only sampling cannot be repeated with a seed there, since all
-    threads draw from torch's one generator.) Nothing of a call stays behind but what its `EncodedImages` hold.
+    that they share: each gets what it would get alone, but that sampling draws from torch's one generator. Nothing of
+    a call stays behind but what its `EncodedImages` hold.
 
     Args:
         config: the checkpoint's configuration, as transformers has it or a namespace with the same names.
         decoder_start_token_id: the token every answer and caption starts with.
-        vision_model: compiled.
-        text_encoder: split and compiled, or a plain one compiled; None for a captioning checkpoint.
-        text_decoder: split and compiled; None for a retrieval checkpoint; or a PyTorch text decoder whose `forward` is
+        vision_model, text_encoder, text_decoder: compiled, the text models split in two; None where the checkpoint has
+            none. The text encoder may be plain, and the text decoder PyTorch's, with a `forward` that is
             `partial(text_decoder_forward, ov_text_decoder_with_past=compiled)`.
         generation_config: settings of `generate` that hold where its arguments say nothing.
         precision: of the files that the parts were read from.
@@ -98,9 +98,8 @@ class OVBlipModel:
             ov_config: more OpenVINO properties for compilation, such as `{"INFERENCE_PRECISION_HINT": "f32"}`.
 
         Raises:
-            FileNotFoundError: the folder or a part of it is missing.
-            ValueError: the parts are of different checkpoints, there is no such device or precision, or the device
-                cannot run the model.
+            FileNotFoundError, ValueError: a part is missing, damaged or of another checkpoint, there is no such device
+                or precision, or the device cannot run the model.
         """
         config, precision, parts = load_parts(Path(folder), device, precision, ov_config or {})
         settings = load_generation_config(Path(folder))
@@ -108,8 +107,6 @@ class OVBlipModel:
 
     def encode_images(self, pixel_values: Array | EncodedImages) -> EncodedImages:
         """Run the vision model; the result can be given in place of `pixel_values`, as often as you like.
-
-        The model takes one image; a batch is one request for each, as many at once as the device is set up for.
 
         Args:
             pixel_values: [B, 3, H, W] float32, normalized; images that this model has encoded come back as they are.
@@ -122,10 +119,11 @@ class OVBlipModel:
                 raise ValueError("these images were encoded by another model: use this one's encode_images")
             return pixel_values
         pixels = check_pixels(pixel_values, self.vision_model.input(0).shape)
-        embeds = np.empty((len(pixels), *self.vision_model.output(0).shape[1:]), np.float32)
+        outputs = [np.empty((len(pixels), *port.shape[1:]), np.float32) for port in self.vision_model.outputs]
 
         def keep(request: ov.InferRequest, index: int) -> None:
-            embeds[index] = request.get_output_tensor(0).data[0]
+            for output, tensor in zip(outputs, request.output_tensors, strict=True):
+                output[index] = tensor.data[0]
 
         at_once = min(len(pixels), self.vision_model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         queue = ov.AsyncInferQueue(self.vision_model, at_once)
@@ -133,7 +131,7 @@ class OVBlipModel:
         for index in range(len(pixels)):
             queue.start_async({0: pixels[index : index + 1]}, index, share_inputs=True)
         queue.wait_all()
-        return EncodedImages(embeds, self.vision_model)
+        return EncodedImages(self.vision_model, *outputs)
 
     def read_texts(
         self, images: EncodedImages, input_ids: np.ndarray, attention_mask: np.ndarray
@@ -148,7 +146,7 @@ class OVBlipModel:
         input_ids: Array,
         attention_mask: Array | None = None,
         **generate_kwargs,
-    ) -> Array | ModelOutput:
+    ) -> Array | GreedyOutput | ModelOutput:
         """Answer questions about images.
 
         Args:
@@ -159,8 +157,8 @@ class OVBlipModel:
             generate_kwargs: those of transformers' `generate`, see `runtime.arguments.GENERATE_ARGUMENTS`.
 
         Returns:
-            Token ids [B, answer tokens] int64, as transformers' `generate` gives them: a tensor where images or
-            questions were one, else an array. With `return_dict_in_generate` what it gives then, which holds tensors.
+            Token ids [B, answer tokens] int64: a tensor where images or questions were one, else an array. With
+            `return_dict_in_generate` a `GreedyOutput`, or of beams and sampling what transformers gives then.
 
         Raises:
             ValueError: an input or a generation argument is wrong; the message names it.
@@ -182,7 +180,7 @@ class OVBlipModel:
         input_ids: Array | None = None,
         attention_mask: Array | None = None,
         **generate_kwargs,
-    ) -> Array | ModelOutput:
+    ) -> Array | GreedyOutput | ModelOutput:
         """Caption images, or continue a prompt about them.
 
         Takes, returns and raises what `generate_answer` does, but that `input_ids` [B, T] are prompts, as the tokenizer
@@ -209,23 +207,25 @@ class OVBlipModel:
     def match(
         self, pixel_values: Array | EncodedImages, input_ids: Array, attention_mask: Array | None = None
     ) -> Array:
-        """How likely each text describes the image: image-text matching, for retrieval checkpoints.
-
-        Shapes are those of `generate_answer`; returns probabilities [B] float32.
-
-        Raises:
-            ValueError: an input is wrong, or the checkpoint has no matching head.
-        """
-        ports = [] if self.text_encoder is None else self.text_encoder.steps.outputs
-        has_head = any("itm_logits" in port.names for port in ports)
-        self._check_task(has_head, "cannot match texts with images: use one such as blip-itm-base-coco")
-        ids, mask = check_text(self.config.text_config, input_ids, attention_mask)
+        """How likely each text describes its image, [B] float32; takes and raises what `generate_answer` does."""
+        ids, mask = self._check_match(input_ids, attention_mask)
         pieces = self._pieces(pixel_values, len(ids), self.text_encoder)
-        logits = np.concatenate(
-            [self.read_texts(images, ids[rows], mask[rows])["itm_logits"] for images, rows in pieces]
-        )
-        likelihoods = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return like((pixel_values, input_ids), likelihoods[:, 1] / likelihoods.sum(axis=1))
+        found = [self.read_texts(images, ids[rows], mask[rows])["itm_logits"] for images, rows in pieces]
+        differs, fits = np.concatenate(found).T
+        return like((pixel_values, input_ids), np.exp(-np.logaddexp(0, differs - fits)))
+
+    def text_features(self, input_ids: Array, attention_mask: Array | None = None) -> Array:
+        """Texts as vectors [B, projection] float32 of length 1, to multiply with `encode_images(...).features`."""
+        ids, mask = self._check_match(input_ids, attention_mask)
+        nothing = EncoderTokens(np.zeros((1, 1, self.vision_model.output(0).shape[2])), np.zeros((1, 1)))
+        pieces = (slice(start, start + ROWS_AT_ONCE) for start in range(0, len(ids), ROWS_AT_ONCE))
+        found = [self.read_texts(nothing, ids[rows], mask[rows])["text_features"] for rows in pieces]
+        return like((input_ids,), np.concatenate(found))
+
+    def _check_match(self, input_ids: Array, attention_mask: Array | None) -> tuple[np.ndarray, np.ndarray]:
+        has_heads = self.text_encoder is not None and len(self.text_encoder.steps.outputs) > 1
+        self._check_task(has_heads, "cannot match texts with images: use one such as blip-itm-base-coco")
+        return check_text(self.config.text_config, input_ids, attention_mask)
 
     def _check_task(self, has_it: object, otherwise: str) -> None:
         if not has_it:
@@ -239,11 +239,12 @@ class OVBlipModel:
         settings: GenerationSettings | None = None,
     ) -> Iterator[tuple[EncodedImages, slice]]:
         """The images, encoded, and which texts are about them, as many at once as memory is meant for."""
-        number = number_of(pixel_values)
+        number, at_once = number_of(pixel_values), ROWS_AT_ONCE
         if number not in (1, texts):
             raise ValueError(f"{number} images do not go with {texts} texts: give one image for all or one for each")
-        kept = text_model.kept_bytes(self.vision_model.output(0).shape[1]) if isinstance(text_model, TextModel) else 0
-        at_once = max(1, min(ROWS_AT_ONCE, KEPT_BYTES // kept if kept and number > 1 else ROWS_AT_ONCE))
+        if number > 1 and isinstance(text_model, TextModel):
+            kept = text_model.kept_bytes(self.vision_model.output(0).shape[1])
+            at_once = max(1, min(at_once, KEPT_BYTES // kept if kept else at_once))
         if settings is not None:
             check_pieces(settings, texts, at_once)
         images = None if number > 1 and texts > at_once else self.encode_images(pixel_values)
@@ -253,10 +254,11 @@ class OVBlipModel:
 
     def _generate(
         self, input_ids: np.ndarray, attention_mask: np.ndarray, tokens: EncoderTokens, settings: GenerationSettings
-    ) -> np.ndarray | ModelOutput:
+    ) -> np.ndarray | GreedyOutput | ModelOutput:
         """Continue `input_ids` [rows, T], looking at `tokens`: by the loop below, or by `generate` of transformers."""
         if settings.is_greedy and isinstance(self.text_decoder, TextModel):
-            return greedy_search(DecoderState(self.text_decoder, tokens), input_ids, attention_mask, settings)
+            found = greedy_search(DecoderState(self.text_decoder, tokens), input_ids, attention_mask, settings)
+            return found if settings.return_dict_in_generate else found.sequences
         # PyTorch and transformers, which greedy search does without.
         from blip_openvino.runtime.generate import generate
 
@@ -265,7 +267,7 @@ class OVBlipModel:
 
 def greedy_search(
     state: DecoderState, input_ids: np.ndarray, attention_mask: np.ndarray, settings: GenerationSettings
-) -> np.ndarray:
+) -> GreedyOutput:
     """Take the likeliest token until every row has ended, as `generate` of transformers does without further wishes.
 
     Args:
@@ -275,9 +277,9 @@ def greedy_search(
         settings: which tokens end a row and fill it up, and how long it gets.
 
     Returns:
-        [rows, T + new tokens] int64; a row that ends early is filled up with the padding token.
+        [rows, T + new tokens] int64, a row that ends early filled up with the padding token; and log-probabilities.
     """
-    tokens, ended = [input_ids], np.zeros(len(input_ids), bool)
+    tokens, ended, likely = [input_ids], np.zeros(len(input_ids), bool), np.zeros(len(input_ids), np.float32)
     if settings.streamer is not None:
         settings.streamer.put(input_ids)
     for step in range(settings.max_new_tokens):
@@ -285,6 +287,7 @@ def greedy_search(
         if step < settings.min_new_tokens:
             logits[:, settings.eos_token_id] = -np.inf
         chosen = np.where(ended, settings.pad_token_id, logits.argmax(axis=1))
+        likely += np.where(ended, 0, log_probabilities(logits, chosen))
         tokens.append(chosen[:, None])
         attention_mask = np.pad(attention_mask, ((0, 0), (0, 1)), constant_values=1)
         if settings.streamer is not None:
@@ -294,4 +297,4 @@ def greedy_search(
             break
     if settings.streamer is not None:
         settings.streamer.end()
-    return np.concatenate(tokens, axis=1)
+    return GreedyOutput(np.concatenate(tokens, axis=1), likely)

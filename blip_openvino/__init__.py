@@ -6,11 +6,12 @@ from importlib import import_module
 # "Exception ignored in: <function _resume_parent_after_fork>". Seen in 1 of 6 runs of `blip-ov info`.
 import filelock  # noqa: F401
 
-__all__ = ["Answer", "Blip", "load"]
+HOMES = {"Answer": "blip", "Blip": "blip", "Match": "blip", "load": "load"}
+__all__ = ["Answer", "Blip", "Match", "load"]
 
 
 def __getattr__(name: str) -> object:
-    """What `apps.load` has, imported when first asked for: it stands on all other modules of this package."""
-    if name not in __all__:
+    """What the applications have, imported when first asked for: they stand on all other modules of this package."""
+    if name not in HOMES:
         raise AttributeError(f"module 'blip_openvino' has no attribute {name!r}")
-    return getattr(import_module("blip_openvino.apps.load"), name)
+    return getattr(import_module(f"blip_openvino.apps.{HOMES[name]}"), name)

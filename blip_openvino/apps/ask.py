@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
@@ -18,11 +19,13 @@ from typing import Any
 import numpy as np
 
 from blip_model import OVBlipModel
+from blip_openvino.apps.blip import Answer, Blip
 from blip_openvino.evaluate.check import CheckReport, check_model
 from blip_openvino.ir.files import PRECISIONS, architecture, load_config
 from blip_openvino.runtime.processor import OVBlipProcessor
 
 MODELS_KEPT = 2
+SCORE = "log-probability"
 IMAGES_KEPT = 3  # of each model; with its keys and values one takes some 90 MB at the size of BLIP base
 
 
@@ -73,18 +76,18 @@ class ModelFolder:
 
         Yields:
             The text so far (the probability, where texts are matched), and the milliseconds of each stage that has run,
-            with them whether the image was reused. Beams come all at once.
+            with them whether the image was reused, and in the end the text's log-probability. Beams come all at once.
 
         Raises:
             ValueError, OSError: an input is wrong or a file unreadable; the message names the way out.
         """
         text, milliseconds = text.strip(), {}
         model, images = self.load(device, precision, milliseconds)
+        blip = Blip(model, self.processor)
         if not text and model.text_decoder is None:
             raise ValueError("there is no text: this model says how well one fits the image, so write one")
         with timed(milliseconds, "preprocess"):
             content = Path(image).read_bytes()
-            tokens = self.processor(text=text) if text else {}
 
         def encode():
             with timed(milliseconds, "preprocess"):
@@ -97,18 +100,21 @@ class ModelFolder:
         yield "", dict(milliseconds)
         if model.text_decoder is None:
             with timed(milliseconds, "answer"):
-                probability = model.match(encoded, **tokens).item()
-            yield f"{probability:.1%}", dict(milliseconds)
+                probability, cosine = blip.match(encoded, text), blip.similarity(encoded, [text]).item()
+            yield f"{probability:.1%} (similarity {cosine:.3f})", dict(milliseconds)
             return
-        method = model.generate_answer if text and model.text_encoder is not None else model.generate_caption
+        answers = text and model.text_encoder is not None
+        write = partial(blip.ask if answers else blip.caption, encoded, text or None)
 
-        def generate(**kwargs) -> np.ndarray:
+        def generate(**kwargs) -> Answer:
             with timed(milliseconds, "answer"):
-                return method(encoded, **tokens, **kwargs)
+                return write(**kwargs)
 
         with closing(stream_tokens(generate, **generate_kwargs)) as steps:
-            for ids in steps:
-                yield self.processor.decode(ids), dict(milliseconds)
+            for step in steps:
+                if isinstance(step, Answer):
+                    milliseconds[SCORE] = step.score
+                yield str(step) if isinstance(step, Answer) else self.processor.decode(step), dict(milliseconds)
 
 
 class Recent:
@@ -134,8 +140,10 @@ def timed(milliseconds: dict[str, float], stage: str) -> Iterator[None]:
     milliseconds[stage] = milliseconds.get(stage, 0) + (time.perf_counter() - start) * 1000
 
 
-def stream_tokens(generate: Callable[..., np.ndarray], num_beams: int = 1, **generate_kwargs) -> Iterator[list[int]]:
-    """Run `generate` in a thread; yield the token ids so far after each step, and in the end the row it returns.
+def stream_tokens(
+    generate: Callable[..., Answer], num_beams: int = 1, **generate_kwargs
+) -> Iterator[list[int] | Answer]:
+    """Run `generate` in a thread; yield the token ids so far after each step, and in the end what it returns.
 
     Beams settle their tokens only at the end: until then their steps yield empty lists.
     """
@@ -150,7 +158,7 @@ def stream_tokens(generate: Callable[..., np.ndarray], num_beams: int = 1, **gen
                 yield ids
         finally:
             feed.reader_left = True
-        yield future.result()[0].tolist()
+        yield future.result()
 
 
 class TokenFeed(SimpleQueue):

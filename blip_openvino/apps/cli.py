@@ -202,7 +202,9 @@ def ask(images: tuple[str, ...], questions: tuple[str, ...], as_json: bool, **op
 
     def rows(image: object) -> Rows:
         answers = blip.ask(image, questions, **generate)
-        return [{"question": answer.question, "answer": answer.text} for answer in answers]
+        return [
+            {"question": answer.question, "answer": answer.text, "score": round(answer.score, 4)} for answer in answers
+        ]
 
     print_rows(images, rows, as_json)
 
@@ -218,7 +220,12 @@ def caption(images: tuple[str, ...], prompt: str | None, as_json: bool, **option
     Example: blip-ov caption photos/*.jpg --json > captions.jsonl
     """
     blip, generate = load_for(options)
-    print_rows(images, lambda image: [{"caption": blip.caption(image, prompt, **generate).text}], as_json)
+
+    def rows(image: object) -> Rows:
+        found = blip.caption(image, prompt, **generate)
+        return [{"caption": found.text, "score": round(found.score, 4)}]
+
+    print_rows(images, rows, as_json)
 
 
 @main.command()
@@ -233,8 +240,12 @@ def match(images: tuple[str, ...], texts: tuple[str, ...], as_json: bool, **opti
     blip, _ = load_for(options)
 
     def rows(image: object) -> Rows:
-        probabilities = blip.match(image, texts)
-        return [{"text": text, "match": round(each, 4)} for text, each in zip(texts, probabilities, strict=True)]
+        encoded = blip.encode_images([image])
+        found = zip(texts, blip.match_all(encoded, texts)[0], blip.similarity(encoded, texts)[0], strict=True)
+        return [
+            {"text": text, "match": round(float(match), 4), "similarity": round(float(similarity), 4)}
+            for text, match, similarity in found
+        ]
 
     print_rows(images, rows, as_json)
 
@@ -266,9 +277,10 @@ def print_rows(paths: Sequence[str], rows: Callable[[object], Rows], as_json: bo
             if as_json:
                 click.echo(json.dumps({"path": path, **row}, ensure_ascii=False))
             else:
-                *said, result = row.values()
-                before = [path] * (len(paths) > 1 or "error" in row) + said * (len(found) > 1)
-                click.echo(": ".join([*before, str(result)]), err="error" in row)
+                said = [str(row[name]) for name in ("question", "text") if name in row and len(found) > 1]
+                result = next(str(row[name]) for name in ("answer", "caption", "match", "error") if name in row)
+                before = [path] * (len(paths) > 1 or "error" in row)
+                click.echo(": ".join([*before, *said, result]), err="error" in row)
     if failed:
         raise click.exceptions.Exit(1)
 

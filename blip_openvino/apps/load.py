@@ -10,109 +10,22 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock
 
 from blip_model import OVBlipModel
+from blip_openvino.apps.blip import Blip
 from blip_openvino.evaluate.check import check_folder
 from blip_openvino.ir.files import CHECKSUMS, Part, architecture, check_precision, load_config
-from blip_openvino.runtime.images import ImageSource
 from blip_openvino.runtime.processor import OVBlipProcessor
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "Salesforce/blip-vqa-base"
 CALIBRATION_SAMPLES = 300
-IMAGES_AT_ONCE = 8
-"""How many images of a list are held as pixels at a time: at BLIP base 14 MB, and their files decoded one by one."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model says of an image; printed it is its text."""
-
-    text: str
-    image: ImageSource = field(repr=False, compare=False)
-    """The image as it was given."""
-    question: str | None = None
-    """The question, or the beginning of the caption; None where there was none."""
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass(frozen=True)
-class Blip:
-    """A model and its processor: images and texts in, texts out.
-
-    Every method takes one image (a path, bytes, an open file, a PIL image or an array of pixels [H, W, 3]) and one
-    text, or lists of them: one image with many texts is encoded once, many images may share one text, and else both
-    lists have one length. Of lists the result is a list. Images of a list are read eight at a time.
-    `generate` are the arguments of transformers' `generate`, such as `num_beams=3` or `max_new_tokens=40`.
-
-    Raises:
-        ValueError: an image, a text or an argument is wrong, or the checkpoint cannot do this; the message names it.
-        OSError: an image cannot be read.
-    """
-
-    model: OVBlipModel
-    processor: OVBlipProcessor
-
-    def ask(
-        self, image: ImageSource | Sequence[ImageSource], question: str | Sequence[str], **generate
-    ) -> Answer | list[Answer]:
-        """Answer questions about images."""
-        return self._texts(self.model.generate_answer, image, question, generate)
-
-    def caption(
-        self, image: ImageSource | Sequence[ImageSource], prompt: str | Sequence[str] | None = None, **generate
-    ) -> Answer | list[Answer]:
-        """Caption images, or go on from a prompt, with which the text then begins."""
-        return self._texts(self.model.generate_caption, image, prompt, generate)
-
-    def match(self, image: ImageSource | Sequence[ImageSource], text: str | Sequence[str]) -> float | list[float]:
-        """How likely each text describes the image, from 0 to 1; needs a checkpoint for retrieval."""
-        found = [float(probability) for _, _, probability in self._rows(self.model.match, image, text, {})]
-        return found if is_list(image) or is_list(text) else found[0]
-
-    def _texts(self, compute: Callable, images, texts, generate: dict) -> Answer | list[Answer]:
-        if generate.get("return_dict_in_generate") or (generate.get("num_return_sequences") or 1) > 1:
-            raise ValueError(
-                "one text comes back for each image and text: for more call generate_answer or generate_caption of "
-                "this object's .model"
-            )
-        answers = [
-            Answer(self.processor.decode(ids), image, text)
-            for image, text, ids in self._rows(compute, images, texts, generate)
-        ]
-        return answers if is_list(images) or is_list(texts) else answers[0]
-
-    def _rows(self, compute: Callable, images, texts, generate: dict) -> Iterator[tuple]:
-        """(image, text, what `compute` gives for them), of one pair after the other."""
-        images = images if is_list(images) else [images]
-        texts = texts if is_list(texts) else [texts]
-        if len(images) != len(texts) and 1 not in (len(images), len(texts)):
-            raise ValueError(f"{len(images)} images do not go with {len(texts)} texts: give one of either, or as many")
-        count = max(len(images), len(texts)) if images and texts else 0
-        encoded = None
-        for start in range(0, count, IMAGES_AT_ONCE):
-            batch = slice(start, min(start + IMAGES_AT_ONCE, count))
-            if encoded is None or len(images) > 1:
-                encoded = self.model.encode_images(self.processor(images=images[batch])["pixel_values"])
-            image_rows, text_rows = (
-                each[batch] if len(each) > 1 else each * (batch.stop - start) for each in (list(images), list(texts))
-            )
-            inputs = {} if list(texts) == [None] else self.processor(text=text_rows)
-            yield from zip(image_rows, text_rows, compute(encoded, **inputs, **generate), strict=True)
-
-
-def is_list(values: object) -> bool:
-    """Whether a caller gave several, and so gets several."""
-    return isinstance(values, list | tuple)
 
 
 def load(

@@ -133,6 +133,9 @@ def run_all(model: OVBlipModel, reference: Reference, pixel_values: np.ndarray) 
         if "matches" in reference:
             found = np.concatenate([read_texts(model, reference, each)["itm_logits"] for each in encoded])
             yield row("matches", way, "matches", found)
+            texts = model.text_features(*all_texts(reference, 1))
+            found = np.concatenate([each.features for each in encoded]) @ texts.T
+            yield row("similarities", way, "similarities", found)
     for name in ("captions", "answers"):
         if name in reference:
             for way, encoded, run, write in (

@@ -71,6 +71,9 @@ def calibration_inputs(
         ids = {name: text[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
         pairs.append(ids | looking_at(image_embeds[image_id]))
     looked_at = list(image_embeds.values())
+    if Part.TEXT_ENCODER in parts and "text_features" in named_outputs(parts[Part.TEXT_ENCODER]):
+        # Contrast looks at the text alone: every token of the image is hidden.
+        pairs += [pair | {"encoder_attention_mask": 0 * pair["encoder_attention_mask"]} for pair in pairs]
     if Part.TEXT_ENCODER in parts and Part.TEXT_DECODER in parts:
         text_encoder = core.compile_model(parts[Part.TEXT_ENCODER], "CPU")
         looked_at += [text_encoder(pair)[0] for pair in tqdm(pairs, desc="encoding questions", unit="sample")]

@@ -70,7 +70,8 @@ def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str
         and for those that caption `captions` [P, tokens]: the greedy text, int64, filled up with -1; with each
         `*_logits` [rows, steps, words] float32 of the first steps and of words spread over the vocabulary `words`, and
         `*_margins` [rows, tokens] float32, how much likelier the chosen token was than the next. For retrieval
-        checkpoints `matches` [P·Q, 2] float32, the matching head's logits. And `silent`, see `why_silent`.
+        checkpoints `matches` [P·Q, 2] float32, the matching head's logits, and `similarities` [P, Q] float32, the
+        cosines of image-text contrast. And `silent`, see `why_silent`.
     """
     images = draw_probes(model.config.vision_config.image_size)
     texts = STATEMENTS if hasattr(model, "itm_head") else QUESTIONS
@@ -90,6 +91,8 @@ def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str
     if hasattr(model, "itm_head"):
         matches = [model(ids, pixel_values).itm_score for ids in rows]
         found["matches"] = torch.stack(matches, dim=1).flatten(0, 1).numpy()
+        similarities = [model(ids, pixel_values, use_itm_head=False).itm_score[:, :1] for ids in rows]
+        found["similarities"] = torch.cat(similarities, dim=1).numpy()
     elif hasattr(model, "text_encoder"):
         answers = []
         for ids in rows:

@@ -64,6 +64,7 @@ class GenerationSettings:
     max_new_tokens: int = DEFAULT_NEW_TOKENS
     min_new_tokens: int = 0
     streamer: Streamer | None = None
+    return_dict_in_generate: bool = False
     others: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -73,8 +74,7 @@ class GenerationSettings:
 
     def generate_kwargs(self) -> dict[str, object]:
         """The same as arguments of transformers' `generate`."""
-        names = ("eos_token_id", "pad_token_id", "max_new_tokens", "min_new_tokens", "streamer")
-        given = {name: getattr(self, name) for name in names}
+        given = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "others"}
         return {name: value for name, value in (given | dict(self.others)).items() if value is not None}
 
 
@@ -119,6 +119,8 @@ def resolve_settings(
 def check_pieces(settings: GenerationSettings, rows: int, rows_at_once: int) -> None:
     """Raise ValueError where a batch is worked off in pieces, and something asked for would see one piece only."""
     asked = [name for name in ROW_BY_ROW if getattr(settings, name, None) or settings.others.get(name)]
+    if settings.is_greedy:
+        asked = [name for name in asked if name != "return_dict_in_generate"]  # pieces of it are put together
     if rows > rows_at_once and asked:
         raise ValueError(
             f"{asked[0]} sees the rows of one batch, and {rows} rows are worked off {rows_at_once} at a time to bound "

@@ -41,11 +41,16 @@ class DecoderState:
         Returns:
             The logits [rows, vocabulary] float32 of the last position.
         """
+        return self.read(input_ids, attention_mask, 1)[:, 0]
+
+    def read(self, input_ids: np.ndarray, attention_mask: np.ndarray | None, logits_to_keep: int) -> np.ndarray:
+        """The same, with the logits [rows, logits_to_keep, vocabulary] of the last few positions."""
         rows, new = input_ids.shape
         if attention_mask is None:
             attention_mask = np.ones((rows, self.length + new), np.int64)
         beam_idx = np.arange(rows, dtype=np.int32) if self.beam_idx is None else self.beam_idx
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "beam_idx": beam_idx}
+        inputs["logits_to_keep"] = np.array([logits_to_keep])
         logits = self.request.infer(inputs, share_inputs=True)["logits"]
         self.length, self.beam_idx = self.length + new, None
-        return logits[:, 0]
+        return logits

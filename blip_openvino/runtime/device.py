@@ -17,7 +17,7 @@ from blip_openvino.ir.files import Part, load_config, read_best, read_parts
 from blip_openvino.runtime.avx2 import products_as_convolutions, products_by_mlas
 from blip_openvino.runtime.encoded import TextModel
 from blip_openvino.runtime.inputs import check_device
-from blip_openvino.runtime.split import keep_cache, keep_last_logits, split_projections
+from blip_openvino.runtime.split import keep_cache, keep_some_logits, split_projections
 
 CPUINFO = Path("/proc/cpuinfo")
 INT8_INSTRUCTIONS = ("avx_vnni", "avx512_vnni", "amx_int8")
@@ -115,7 +115,7 @@ def compile_part(
     projections = split_projections(model, inference_type(core, device, properties))
     if part is Part.TEXT_DECODER:
         keep_cache(model)
-        keep_last_logits(model)
+        keep_some_logits(model)
     return TextModel(compiled(model, has_image_tokens=False), compiled(projections, has_image_tokens=True))
 
 

@@ -84,13 +84,16 @@ class EncodedImages(EncoderTokens):
     tokens only. More images than `KEPT_BYTES` allows are projected anew in every call.
     """
 
-    def __init__(self, hidden_states: np.ndarray, vision_model: ov.CompiledModel):
+    def __init__(self, vision_model: ov.CompiledModel, hidden_states: np.ndarray, features: np.ndarray | None = None):
         super().__init__(hidden_states)
         self.vision_model = vision_model
+        self.features = features
+        """Of retrieval checkpoints: what is compared with `text_features`, [B, projection] float32 of length 1."""
 
-    def __getitem__(self, rows: slice) -> EncodedImages:
+    def __getitem__(self, rows: slice | np.ndarray) -> EncodedImages:
         """Some of the images, with no keys and values yet."""
-        return EncodedImages(self.hidden_states[rows], self.vision_model)
+        features = None if self.features is None else self.features[rows]
+        return EncodedImages(self.vision_model, self.hidden_states[rows], features)
 
     @property
     def image_embeds(self) -> np.ndarray:

@@ -83,11 +83,17 @@ def keep_cache(model: ov.Model) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def keep_last_logits(model: ov.Model) -> None:
-    """Let the decoder give the logits of the last position only, [rows, 1, vocabulary], in place: all that is read."""
+def keep_some_logits(model: ov.Model) -> None:
+    """Give the decoder an input `logits_to_keep` [1] int64, in place: of how many last positions it gives logits.
+
+    While a text is written one is read, and the product with the vocabulary is a good part of a step.
+    """
     hidden_states = named_outputs(model)["decoder_hidden_states"]
     readers = hidden_states.get_target_inputs()
-    last = opset.slice(hidden_states, start=[-1], stop=[2**31 - 1], step=[1], axes=[1])
+    count = opset.parameter([1], ov.Type.i64, name="logits_to_keep")
+    count.output(0).set_names({"logits_to_keep"})
+    model.add_parameters([count])
+    last = opset.slice(hidden_states, opset.negative(count), stop=[2**31 - 1], step=[1], axes=[1])
     for reader in readers:
         reader.replace_source_output(last.output(0))
     model.validate_nodes_and_infer_types()

@@ -1,0 +1,233 @@
+"""A loaded model asked in plain Python: images of any kind and texts in, answers with their likelihood out.
+
+blip = blip_openvino.load("Salesforce/blip-vqa-base")
+print(blip.ask("photo.jpg", "how many dogs are there?"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+
+from blip_model import OVBlipModel
+from blip_openvino.runtime.arrays import GreedyOutput
+from blip_openvino.runtime.decoder import DecoderState
+from blip_openvino.runtime.encoded import EncodedImages, EncoderTokens
+from blip_openvino.runtime.images import ImageSource
+from blip_openvino.runtime.inputs import as_prompts
+from blip_openvino.runtime.processor import OVBlipProcessor
+from blip_openvino.runtime.scores import rank_texts, score_texts
+
+IMAGES_AT_ONCE = 8
+"""How many images of a list are held as pixels at a time: at BLIP base 14 MB, and their files decoded one by one."""
+RANKED = 128
+"""Of how many answers `Blip.rank` reads the whole, as BLIP's evaluation does."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says of an image; printed it is its text."""
+
+    text: str
+    image: ImageSource = field(repr=False, compare=False)
+    """The image as it was given."""
+    question: str | None = None
+    """The question, or the beginning of the caption; None where there was none."""
+    score: float = field(default=float("nan"), compare=False)
+    """The text's log-probability by the model, its end included, a given beginning not."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Match:
+    """An image or a text that was searched for."""
+
+    index: int
+    """Its place in the list that was given."""
+    similarity: float
+    """Image-text contrast: the cosine of both features."""
+    match: float | None = None
+    """Image-text matching: the probability, from 0 to 1; None for what was not among the first to be re-ranked."""
+
+
+@dataclass(frozen=True)
+class Blip:
+    """A model and its processor: images and texts in, texts out.
+
+    Every method takes one image (a path, bytes, an open file, a PIL image, an array of pixels [H, W, 3], or what
+    `encode_images` made of one) and one text, or lists of them: one image with many texts is encoded once, many images
+    may share one text, and else both lists have one length. Of lists the result is a list. Images of a list are read
+    eight at a time. `generate` are the arguments of transformers' `generate`, such as `num_beams=3` or
+    `max_new_tokens=40`; with `num_return_sequences` there is a list of answers in place of each.
+
+    Raises:
+        ValueError: an image, a text or an argument is wrong, or the checkpoint cannot do this; the message names it.
+        OSError: an image cannot be read.
+    """
+
+    model: OVBlipModel
+    processor: OVBlipProcessor
+
+    def ask(
+        self, image: ImageSource | Sequence[ImageSource], question: str | Sequence[str], **generate
+    ) -> Answer | list:
+        """Answer questions about images."""
+        return self._texts(self.model.generate_answer, image, question, generate)
+
+    def caption(
+        self, image: ImageSource | Sequence[ImageSource], prompt: str | Sequence[str] | None = None, **generate
+    ) -> Answer | list:
+        """Caption images, or go on from a prompt, with which the text then begins."""
+        return self._texts(self.model.generate_caption, image, prompt, generate)
+
+    def match(self, image: ImageSource | Sequence[ImageSource], text: str | Sequence[str]) -> float | list[float]:
+        """How likely each text describes the image, from 0 to 1: the matching head of a checkpoint for retrieval."""
+        found = []
+        for encoded, inputs, _, _ in self._batches(image, text):
+            found += self.model.match(encoded, **inputs).tolist()
+        return found if is_list(image) or is_list(text) else found[0]
+
+    def rank(self, image: ImageSource, question: str, answers: Sequence[str]) -> dict[str, float]:
+        """How likely each of the given answers is, best first; together 1.
+
+        As BLIP's own evaluation ranks its candidates (Li et al., 2022, section 4.3): by their first tokens, and then
+        the best 128 of them by the whole of each.
+        """
+        config = self.model.config.text_config
+        ids = self.processor(text=list(answers))["input_ids"] if answers else np.zeros((1, 2))
+        if (ids[:, 1] == config.sep_token_id).any() or ids.shape[1] < 3:
+            raise ValueError(f"answers is {answers!r:.80}; it takes texts to choose from, none of them empty")
+        ids[:, 0] = self.model.decoder_start_token_id
+        encoded, inputs, _, _ = next(self._batches(image, question))
+        scores = rank_texts(self.model.text_decoder, self._read(encoded, inputs), ids, RANKED, config.pad_token_id)
+        likely = np.exp(scores - scores.max())
+        order = np.argsort(-likely, kind="stable").tolist()
+        return {answers[index]: float(likely[index] / likely.sum()) for index in order}
+
+    def encode_images(self, images: Sequence[ImageSource]) -> EncodedImages:
+        """Many images, encoded once, to search among."""
+        parts = [
+            self.model.encode_images(self.processor(images=images[start : start + IMAGES_AT_ONCE])["pixel_values"])
+            for start in range(0, len(images), IMAGES_AT_ONCE)
+        ]
+        features = [each.features for each in parts if each.features is not None]
+        return EncodedImages(
+            self.model.vision_model,
+            np.concatenate([each.hidden_states for each in parts]),
+            np.concatenate(features) if features else None,
+        )
+
+    def similarity(self, images: Sequence[ImageSource] | EncodedImages, texts: Sequence[str]) -> np.ndarray:
+        """Image-text contrast of every pair: cosines [images, texts] float32."""
+        features = self.model.text_features(**self.processor(text=list(texts)))
+        encoded = images if isinstance(images, EncodedImages) else self.encode_images(images)
+        return encoded.features @ features.T
+
+    def match_all(self, images: Sequence[ImageSource] | EncodedImages, texts: Sequence[str]) -> np.ndarray:
+        """Image-text matching of every pair: probabilities [images, texts] float32."""
+        encoded = images if isinstance(images, EncodedImages) else self.encode_images(images)
+        inputs = self.processor(text=list(texts))
+        return np.stack([self.model.match(encoded[i : i + 1], **inputs) for i in range(len(encoded))])
+
+    def find_images(
+        self, text: str, images: Sequence[ImageSource] | EncodedImages, top: int = 5, rerank: int = 32
+    ) -> list[Match]:
+        """The images that a text describes best, best first.
+
+        As in the paper (Li et al., 2022, section 4.1): all are ranked by contrast, the first `rerank` of them anew by
+        matching.
+        """
+        encoded = images if isinstance(images, EncodedImages) else self.encode_images(images)
+        similarity = self.similarity(encoded, [text])[:, 0]
+        inputs = self.processor(text=text)
+
+        def match(chosen: np.ndarray) -> np.ndarray:
+            rows = {name: np.repeat(array, len(chosen), axis=0) for name, array in inputs.items()}
+            return self.model.match(encoded[chosen], **rows)
+
+        return best_matches(similarity, match, top, rerank)
+
+    def find_texts(
+        self, image: ImageSource | EncodedImages, texts: Sequence[str], top: int = 5, rerank: int = 32
+    ) -> list[Match]:
+        """The texts that describe an image best, best first, found as `find_images` does."""
+        encoded = image if isinstance(image, EncodedImages) else self.encode_images([image])
+        similarity = self.similarity(encoded, texts)[0]
+        inputs = self.processor(text=list(texts))
+
+        def match(chosen: np.ndarray) -> np.ndarray:
+            return self.model.match(encoded, **{name: array[chosen] for name, array in inputs.items()})
+
+        return best_matches(similarity, match, top, rerank)
+
+    def _texts(self, compute: Callable, images, texts, generate: dict) -> Answer | list:
+        answers, count = [], generate.get("num_return_sequences") or 1
+        for encoded, inputs, some_images, some_texts in self._batches(images, texts):
+            found = compute(encoded, **inputs, **generate, return_dict_in_generate=True)
+            sequences = np.asarray(found.sequences)
+            if isinstance(found, GreedyOutput):
+                scores = found.log_probabilities
+            elif compute == self.model.generate_answer:
+                scores = self._scores(self._read(encoded, inputs), sequences, begun=1)
+            else:
+                scores = self._scores(encoded, sequences, begun=self._prompts(inputs))
+            rows = zip(self.processor.batch_decode(sequences), scores.tolist(), strict=True)
+            written = [
+                [Answer(said, image, text, score) for said, score in islice(rows, count)]
+                for image, text in zip(some_images, some_texts, strict=True)
+            ]
+            answers += written if count > 1 else [each for (each,) in written]
+        return answers if is_list(images) or is_list(texts) else answers[0]
+
+    def _read(self, images: EncodedImages, inputs: Mapping[str, np.ndarray]) -> EncoderTokens:
+        """The questions as the decoder looks at them."""
+        return EncoderTokens(self.model.read_texts(images, **inputs)["last_hidden_state"], inputs["attention_mask"])
+
+    def _prompts(self, inputs: Mapping[str, np.ndarray]) -> int:
+        """How many tokens captions begin with, those of the longest prompt."""
+        prompts = as_prompts(self.model.config.text_config, 0, *inputs.values())[0] if inputs else np.zeros((1, 1))
+        return prompts.shape[1]
+
+    def _scores(self, tokens: EncoderTokens, sequences: np.ndarray, begun: int) -> np.ndarray:
+        state = DecoderState(self.model.text_decoder, tokens)
+        return score_texts(state, sequences, begun, self.model.config.text_config.pad_token_id)
+
+    def _batches(self, images, texts) -> Iterator[tuple[EncodedImages, dict[str, np.ndarray], list, list]]:
+        """Some encoded images, the inputs of the texts about them, and both as they were given, a row each."""
+        encoded = images if isinstance(images, EncodedImages) else None
+        images = list(images) if is_list(images) else [images]
+        texts = list(texts) if is_list(texts) else [texts]
+        if len(images) != len(texts) and 1 not in (len(images), len(texts)):
+            raise ValueError(f"{len(images)} images do not go with {len(texts)} texts: give one of either, or as many")
+        count = max(len(images), len(texts)) if images and texts else 0
+        for start in range(0, count, IMAGES_AT_ONCE):
+            batch = slice(start, min(start + IMAGES_AT_ONCE, count))
+            if encoded is None or len(images) > 1:
+                encoded = self.model.encode_images(self.processor(images=images[batch])["pixel_values"])
+            some_images, some_texts = (
+                each[batch] if len(each) > 1 else each * (batch.stop - start) for each in (images, texts)
+            )
+            yield encoded, {} if texts == [None] else self.processor(text=some_texts), some_images, some_texts
+
+
+def is_list(values: object) -> bool:
+    """Whether a caller gave several, and so gets several."""
+    return isinstance(values, list | tuple)
+
+
+def best_matches(
+    similarity: np.ndarray, match: Callable[[np.ndarray], np.ndarray], top: int, rerank: int
+) -> list[Match]:
+    """The `top` best of many, by similarity [many], the first `rerank` anew by what `match` gives for their places."""
+    order = np.argsort(-similarity, kind="stable")
+    first = order[:rerank]
+    probability = match(first)
+    # Many probabilities round to 1: there the similarity decides.
+    best = [Match(int(first[i]), float(similarity[first[i]]), float(probability[i])) for i in range(len(first))]
+    best.sort(key=lambda found: (found.match, found.similarity), reverse=True)
+    return [*best, *(Match(int(index), float(similarity[index])) for index in order[rerank:top])][:top]

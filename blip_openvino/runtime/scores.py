@@ -1,0 +1,57 @@
+"""How likely a text is by the decoder: of a text that it wrote, and of texts that it is given to choose from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from blip_openvino.runtime.decoder import DecoderState
+from blip_openvino.runtime.encoded import EncoderTokens, TextModel
+
+
+def log_probabilities(logits: np.ndarray, input_ids: np.ndarray) -> np.ndarray:
+    """How likely each token [...] was, by the logits [..., vocabulary] before it: [...] float32."""
+    most = logits.max(axis=-1, keepdims=True)
+    norm = np.log(np.exp(logits - most).sum(axis=-1)) + most[..., 0]
+    return np.take_along_axis(logits, input_ids[..., None], axis=-1)[..., 0] - norm
+
+
+def score_texts(state: DecoderState, input_ids: np.ndarray, begun: int, pad_token_id: int) -> np.ndarray:
+    """The log-probability of texts, read at once: of each token but for the first `begun`, which were given.
+
+    Args:
+        state: new, or having read a token that all texts begin with.
+        input_ids: [rows, T] int64, padded on either side.
+
+    Returns:
+        [rows] float32.
+    """
+    is_text = input_ids != pad_token_id
+    started = is_text.cumsum(axis=1) > 0  # padding at the end comes after all that is looked at
+    mask = np.pad(started[:, :-1], ((0, 0), (state.length, 0)), constant_values=True).astype(np.int64)
+    logits = state.read(input_ids[:, :-1], mask, input_ids.shape[1] - begun)
+    found = log_probabilities(logits, input_ids[:, begun:])
+    return np.where(is_text[:, begun:], found, 0).sum(axis=1)
+
+
+def rank_texts(
+    text_decoder: TextModel, tokens: EncoderTokens, input_ids: np.ndarray, most: int, pad_token_id: int
+) -> np.ndarray:
+    """The log-probability of texts about one row of the encoder's tokens, each begun by the same token.
+
+    As BLIP ranks the answers of a list (Li et al., 2022, section 4.3): by their first tokens, then the best `most` of
+    them by the whole.
+
+    Args:
+        input_ids: [texts, T] int64, padded at the end; each has a word and an end at least.
+
+    Returns:
+        [texts] float32, -inf for those that are not among the best.
+    """
+    state = DecoderState(text_decoder, tokens)
+    logits = state.step(input_ids[:1, :1])
+    first = log_probabilities(np.broadcast_to(logits, (len(input_ids), logits.shape[1])), input_ids[:, 1])
+    best = np.argsort(-first, kind="stable")[:most]
+    state.reorder_cache(np.zeros(len(best)))
+    scores = np.full(len(input_ids), -np.inf, np.float32)
+    scores[best] = first[best] + score_texts(state, input_ids[best, 1:], 1, pad_token_id)
+    return scores

@@ -1,0 +1,125 @@
+"""How sure the model is: log-probabilities are PyTorch's, and lists of answers are ranked as PyTorch would."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import F32
+from transformers import PreTrainedModel
+
+from blip_model import OVBlipModel
+from blip_openvino.apps.blip import Blip
+from blip_openvino.ir.easy_vqa import ANSWERS
+from blip_openvino.runtime.processor import OVBlipProcessor
+
+TOLERANCE = 0.01
+"""Of a log-probability in float32 arithmetic with FP16 weights."""
+
+
+@pytest.fixture(scope="module")
+def blip(converted) -> Blip:
+    """In float32: what parity with PyTorch is measured on."""
+    return Blip(OVBlipModel.from_pretrained(converted, "CPU", "FP16", F32), OVBlipProcessor.from_pretrained(converted))
+
+
+@torch.inference_mode()
+def torch_scores(model: PreTrainedModel, hidden_states: torch.Tensor, **generate_kwargs) -> list[float]:
+    """The sums of what `compute_transition_scores` gives for the raw logits of a generation's tokens."""
+    config, decoder = model.config.text_config, model.text_decoder
+    found = decoder.generate(
+        torch.full((len(hidden_states), 1), config.bos_token_id),
+        encoder_hidden_states=hidden_states,
+        eos_token_id=config.sep_token_id,
+        pad_token_id=config.pad_token_id,
+        return_dict_in_generate=True,
+        output_logits=True,
+        **generate_kwargs,
+    )
+    beams = getattr(found, "beam_indices", None)
+    scores = decoder.compute_transition_scores(found.sequences, found.logits, beams, normalize_logits=True)
+    new = found.sequences[:, -scores.shape[1] :]
+    return torch.where(new != config.pad_token_id, scores, 0).sum(dim=1).tolist()
+
+
+@pytest.mark.parametrize(
+    "generate", [{}, {"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 3}], ids=["greedy", "beams", "several"]
+)
+def test_scores_are_those_of_pytorch(blip, checkpoint, easy_vqa, generate):
+    embeds = checkpoint.vision_model(easy_vqa.pixel_values[:10]).last_hidden_state.detach()
+    captions = blip.caption(easy_vqa.paths[:10], **generate)
+    found = [each.score for answers in captions for each in (answers if isinstance(answers, list) else [answers])]
+    assert found == pytest.approx(torch_scores(checkpoint, embeds, **generate), abs=TOLERANCE)
+    # And one by one, so that nothing hides the padding of questions.
+    for index in range(0, 400, 40):
+        question, ids = easy_vqa.questions[index], easy_vqa.input_ids[index][None]
+        with torch.inference_mode():
+            embeds = checkpoint.vision_model(easy_vqa.images([index])).last_hidden_state
+            read = checkpoint.text_encoder(ids, encoder_hidden_states=embeds).last_hidden_state
+        answers = blip.ask(question.image_path, question.question, **generate)
+        found = [each.score for each in (answers if isinstance(answers, list) else [answers])]
+        assert found == pytest.approx(torch_scores(checkpoint, read, **generate), abs=TOLERANCE)
+
+
+def test_several_answers_come_best_first_with_their_scores(blip, easy_vqa):
+    question = easy_vqa.questions[0]
+    one = blip.ask(question.image_path, question.question, num_beams=4, num_return_sequences=4)
+    assert [answer.score for answer in one] == sorted((answer.score for answer in one), reverse=True)
+    assert one[0].text == question.answer
+    both = blip.ask([question.image_path] * 2, question.question, num_beams=4, num_return_sequences=4)
+    assert both == [one, one]
+
+
+def test_a_prompt_is_not_counted_whatever_else_is_in_the_batch(blip, easy_vqa):
+    path = easy_vqa.paths[0]
+    words = blip.caption(path).text.split()
+    prompts = [" ".join(words[:2]), words[0]]
+    together = blip.caption([path, path], prompts)
+    for prompt, found in zip(prompts, together, strict=True):
+        alone = blip.caption(path, prompt)
+        beams = blip.caption(path, prompt, num_beams=2)
+        assert found.score == pytest.approx(alone.score, abs=TOLERANCE)
+        assert (beams.text, beams.score) == (alone.text, pytest.approx(alone.score, abs=TOLERANCE))
+    beams = blip.caption([path, path], prompts, num_beams=2)
+    assert [each.score for each in beams] == pytest.approx([each.score for each in together], abs=TOLERANCE)
+
+
+def test_answers_are_ranked_by_the_probabilities_of_pytorch(blip, checkpoint, processor, easy_vqa):
+    question, ids = easy_vqa.questions[0], easy_vqa.input_ids[0][None]
+    candidates = [*ANSWERS, "a red circle", "is there a blue triangle in the image"]
+    with torch.inference_mode():
+        embeds = checkpoint.vision_model(easy_vqa.images([0])).last_hidden_state
+        read = checkpoint.text_encoder(ids, encoder_hidden_states=embeds).last_hidden_state
+        expected = []
+        for candidate in candidates:
+            tokens = processor(text=candidate, return_tensors="pt")["input_ids"]
+            tokens[:, 0] = checkpoint.decoder_start_token_id
+            logits = checkpoint.text_decoder(tokens[:, :-1], encoder_hidden_states=read).logits.log_softmax(dim=-1)
+            expected.append(logits.gather(2, tokens[:, 1:, None]).sum())
+    expected = torch.stack(expected).softmax(dim=0)
+    found = blip.rank(question.image_path, question.question, candidates)
+    assert [found[each] for each in candidates] == pytest.approx(expected.tolist(), abs=1e-3)
+    assert sum(found.values()) == pytest.approx(1)
+    assert next(iter(found)) == question.answer
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+def test_ranking_is_at_least_as_accurate_as_generating(easy_vqa, quantized):
+    blip = Blip(OVBlipModel.from_pretrained(quantized, "CPU"), OVBlipProcessor.from_pretrained(quantized))
+    asked = [easy_vqa.questions[index] for index in easy_vqa.sample[:300]]
+    ranked = sum(next(iter(blip.rank(each.image_path, each.question, ANSWERS))) == each.answer for each in asked)
+    generated = sum(blip.ask(each.image_path, each.question).text == each.answer for each in asked)
+    assert ranked >= generated >= 297
+
+
+@pytest.mark.parametrize("answers", [[], [""], ["yes", ""]])
+def test_answers_that_cannot_be_ranked_are_named(blip, easy_vqa, answers):
+    with pytest.raises(ValueError, match="it takes texts to choose from, none of them empty"):
+        blip.rank(easy_vqa.paths[0], "is there a circle?", answers)
+
+
+def test_only_the_likeliest_beginnings_are_read_to_their_end(blip, easy_vqa, monkeypatch):
+    monkeypatch.setattr("blip_openvino.apps.blip.RANKED", 2)
+    question = easy_vqa.questions[0]
+    found = blip.rank(question.image_path, question.question, ANSWERS)
+    assert len(found) == len(ANSWERS)
+    assert np.count_nonzero(list(found.values())) == 2
+    assert next(iter(found)) == question.answer
