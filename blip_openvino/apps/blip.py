@@ -104,7 +104,8 @@ class Blip:
             raise ValueError(f"answers is {answers!r:.80}; it takes texts to choose from, none of them empty")
         ids[:, 0] = self.model.decoder_start_token_id
         encoded, inputs, _, _ = next(self._batches(image, question))
-        scores = rank_texts(self.model.text_decoder, self._read(encoded, inputs), ids, RANKED, config.pad_token_id)
+        tokens = self._read(encoded, inputs)
+        scores = rank_texts(self.model.text_decoder, tokens, ids, RANKED, config.sep_token_id, config.pad_token_id)
         likely = np.exp(scores - scores.max())
         order = np.argsort(-likely, kind="stable").tolist()
         return {answers[index]: float(likely[index] / likely.sum()) for index in order}
@@ -194,8 +195,8 @@ class Blip:
         return prompts.shape[1]
 
     def _scores(self, tokens: EncoderTokens, sequences: np.ndarray, begun: int) -> np.ndarray:
-        state = DecoderState(self.model.text_decoder, tokens)
-        return score_texts(state, sequences, begun, self.model.config.text_config.pad_token_id)
+        state, config = DecoderState(self.model.text_decoder, tokens), self.model.config.text_config
+        return score_texts(state, sequences, begun, config.sep_token_id, config.pad_token_id)
 
     def _batches(self, images, texts) -> Iterator[tuple[EncodedImages, dict[str, np.ndarray], list, list]]:
         """Some encoded images, the inputs of the texts about them, and both as they were given, a row each."""

@@ -15,26 +15,32 @@ def log_probabilities(logits: np.ndarray, input_ids: np.ndarray) -> np.ndarray:
     return np.take_along_axis(logits, input_ids[..., None], axis=-1)[..., 0] - norm
 
 
-def score_texts(state: DecoderState, input_ids: np.ndarray, begun: int, pad_token_id: int) -> np.ndarray:
-    """The log-probability of texts, read at once: of each token but for the first `begun`, which were given.
+def score_texts(
+    state: DecoderState, input_ids: np.ndarray, begun: int, eos_token_id: int, pad_token_id: int
+) -> np.ndarray:
+    """The log-probability of texts, read at once: of each token after the first `begun`, which were given, to the end.
 
     Args:
         state: new, or having read a token that all texts begin with.
-        input_ids: [rows, T] int64, padded on either side.
+        input_ids: [rows, T] int64, padded on the left, and filled up after their ends with anything.
 
     Returns:
         [rows] float32.
     """
-    is_text = input_ids != pad_token_id
-    started = is_text.cumsum(axis=1) > 0  # padding at the end comes after all that is looked at
+    started = (input_ids != pad_token_id).cumsum(axis=1) > 0
     mask = np.pad(started[:, :-1], ((0, 0), (state.length, 0)), constant_values=True).astype(np.int64)
     logits = state.read(input_ids[:, :-1], mask, input_ids.shape[1] - begun)
-    found = log_probabilities(logits, input_ids[:, begun:])
-    return np.where(is_text[:, begun:], found, 0).sum(axis=1)
+    found, is_end = log_probabilities(logits, input_ids[:, begun:]), input_ids[:, begun:] == eos_token_id
+    return np.where(is_end.cumsum(axis=1) - is_end == 0, found, 0).sum(axis=1)
 
 
 def rank_texts(
-    text_decoder: TextModel, tokens: EncoderTokens, input_ids: np.ndarray, most: int, pad_token_id: int
+    text_decoder: TextModel,
+    tokens: EncoderTokens,
+    input_ids: np.ndarray,
+    most: int,
+    eos_token_id: int,
+    pad_token_id: int,
 ) -> np.ndarray:
     """The log-probability of texts about one row of the encoder's tokens, each begun by the same token.
 
@@ -53,5 +59,5 @@ def rank_texts(
     best = np.argsort(-first, kind="stable")[:most]
     state.reorder_cache(np.zeros(len(best)))
     scores = np.full(len(input_ids), -np.inf, np.float32)
-    scores[best] = first[best] + score_texts(state, input_ids[best, 1:], 1, pad_token_id)
+    scores[best] = first[best] + score_texts(state, input_ids[best, 1:], 1, eos_token_id, pad_token_id)
     return scores

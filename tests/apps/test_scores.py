@@ -11,8 +11,8 @@ from blip_openvino.apps.blip import Blip
 from blip_openvino.ir.easy_vqa import ANSWERS
 from blip_openvino.runtime.processor import OVBlipProcessor
 
-TOLERANCE = 0.01
-"""Of a log-probability in float32 arithmetic with FP16 weights."""
+TOLERANCE = 0.05
+"""Of a log-probability in float32 arithmetic with FP16 weights: the likely ones are within 0.001, of -11 some 0.01."""
 
 
 @pytest.fixture(scope="module")
