@@ -25,7 +25,8 @@ from blip_openvino.ir.files import PRECISIONS, architecture, load_config
 from blip_openvino.runtime.processor import OVBlipProcessor
 
 MODELS_KEPT = 2
-SCORE = "log-probability"
+SCORES = ("log-probability", "similarity")
+"""What is no time in what `ModelFolder.ask` says of a reply."""
 IMAGES_KEPT = 3  # of each model; with its keys and values one takes some 90 MB at the size of BLIP base
 
 
@@ -76,7 +77,8 @@ class ModelFolder:
 
         Yields:
             The text so far (the probability, where texts are matched), and the milliseconds of each stage that has run,
-            with them whether the image was reused, and in the end the text's log-probability. Beams come all at once.
+            with them whether the image was reused, and in the end the text's log-probability (contrast's similarity).
+            Beams come all at once.
 
         Raises:
             ValueError, OSError: an input is wrong or a file unreadable; the message names the way out.
@@ -100,8 +102,8 @@ class ModelFolder:
         yield "", dict(milliseconds)
         if model.text_decoder is None:
             with timed(milliseconds, "answer"):
-                probability, cosine = blip.match(encoded, text), blip.similarity(encoded, [text]).item()
-            yield f"{probability:.1%} (similarity {cosine:.3f})", dict(milliseconds)
+                probability, similarity = blip.match(encoded, text), blip.similarity(encoded, [text]).item()
+            yield f"{probability:.1%}", milliseconds | {"similarity": similarity}
             return
         answers = text and model.text_encoder is not None
         write = partial(blip.ask if answers else blip.caption, encoded, text or None)
@@ -113,8 +115,9 @@ class ModelFolder:
         with closing(stream_tokens(generate, **generate_kwargs)) as steps:
             for step in steps:
                 if isinstance(step, Answer):
-                    milliseconds[SCORE] = step.score
-                yield str(step) if isinstance(step, Answer) else self.processor.decode(step), dict(milliseconds)
+                    yield step.text, milliseconds | {"log-probability": step.score}
+                else:
+                    yield self.processor.decode(step), dict(milliseconds)
 
 
 class Recent:

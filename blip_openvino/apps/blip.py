@@ -98,8 +98,8 @@ class Blip:
         As BLIP's own evaluation ranks its candidates (Li et al., 2022, section 4.3): by their first tokens, and then
         the best 128 of them by the whole of each.
         """
-        config = self.model.config.text_config
-        ids = self.processor(text=list(answers))["input_ids"] if answers else np.zeros((1, 2))
+        config, answers = self.model.config.text_config, list(dict.fromkeys(answers))
+        ids = self.processor(text=answers)["input_ids"] if answers else np.zeros((1, 2))
         if (ids[:, 1] == config.sep_token_id).any() or ids.shape[1] < 3:
             raise ValueError(f"answers is {answers!r:.80}; it takes texts to choose from, none of them empty")
         ids[:, 0] = self.model.decoder_start_token_id
@@ -169,7 +169,7 @@ class Blip:
     def _texts(self, compute: Callable, images, texts, generate: dict) -> Answer | list:
         answers, count = [], generate.get("num_return_sequences") or 1
         for encoded, inputs, some_images, some_texts in self._batches(images, texts):
-            found = compute(encoded, **inputs, **generate, return_dict_in_generate=True)
+            found = compute(encoded, **inputs, **generate | {"return_dict_in_generate": True})
             sequences = np.asarray(found.sequences)
             if isinstance(found, GreedyOutput):
                 scores = found.log_probabilities
@@ -177,7 +177,7 @@ class Blip:
                 scores = self._scores(self._read(encoded, inputs), sequences, begun=1)
             else:
                 scores = self._scores(encoded, sequences, begun=self._prompts(inputs))
-            rows = zip(self.processor.batch_decode(sequences), scores.tolist(), strict=True)
+            rows = zip(map(self.processor.decode, sequences), scores.tolist(), strict=True)
             written = [
                 [Answer(said, image, text, score) for said, score in islice(rows, count)]
                 for image, text in zip(some_images, some_texts, strict=True)

@@ -203,7 +203,8 @@ def ask(images: tuple[str, ...], questions: tuple[str, ...], as_json: bool, **op
     def rows(image: object) -> Rows:
         answers = blip.ask(image, questions, **generate)
         return [
-            {"question": answer.question, "answer": answer.text, "score": round(answer.score, 4)} for answer in answers
+            {"question": answer.question, "answer": answer.text, "score": round(answer.score, 4) + 0.0}
+            for answer in answers
         ]
 
     print_rows(images, rows, as_json)
@@ -223,7 +224,7 @@ def caption(images: tuple[str, ...], prompt: str | None, as_json: bool, **option
 
     def rows(image: object) -> Rows:
         found = blip.caption(image, prompt, **generate)
-        return [{"caption": found.text, "score": round(found.score, 4)}]
+        return [{"caption": found.text, "score": round(found.score, 4) + 0.0}]
 
     print_rows(images, rows, as_json)
 

@@ -16,7 +16,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
 import gradio as gr
 import openvino as ov
 
-from blip_openvino.apps.ask import SCORE, ModelFolder
+from blip_openvino.apps.ask import SCORES, ModelFolder
 
 CONCURRENCY = 8  # requests computed at once; more wait
 DAY = 24 * 60 * 60  # seconds that uploaded files are kept
@@ -140,7 +140,7 @@ def build_demo(
 def stage_line(milliseconds: dict[str, float | bool]) -> str:
     """One line for a reader: `preprocess 1.2 ms · image reused · answer 2.1 ms · log-probability -0.012`."""
     return " · ".join(
-        stage if value is True else f"{stage} {value:.3f}" if stage == SCORE else f"{stage} {value:.1f} ms"
+        stage if value is True else f"{stage} {value:.3f}" if stage in SCORES else f"{stage} {value:.1f} ms"
         for stage, value in milliseconds.items()
         if value is not False
     )

@@ -81,8 +81,9 @@ def test_several_images_and_questions_are_told_apart(asked):
 def test_json_has_one_object_a_line(asked):
     path = asked.image_path
     lines = run("ask", path, "-q", asked.question, "-q", asked.question, "--json").stdout.splitlines()
+    sure = {"score": pytest.approx(0, abs=0.01)}
     assert [json.loads(line) for line in lines] == [
-        {"path": path, "question": asked.question, "answer": asked.answer}
+        {"path": path, "question": asked.question, "answer": asked.answer} | sure
     ] * 2
 
 
@@ -104,11 +105,12 @@ def test_a_bad_image_says_so_and_the_others_go_on(asked, tmp_path, as_json):
 
 
 def test_captions_are_those_of_the_library(asked, converted):
-    expected = cli.load(converted).caption(asked.image_path).text
+    expected = cli.load(converted).caption(asked.image_path)
     assert run("caption", asked.image_path).stdout == f"{expected}\n"
     assert json.loads(run("caption", asked.image_path, "--json").stdout) == {
         "path": asked.image_path,
-        "caption": expected,
+        "caption": expected.text,
+        "score": pytest.approx(expected.score, abs=1e-4),
     }
 
 

@@ -99,6 +99,7 @@ def test_api_answers_and_names_the_time_of_each_stage(client, tmp_path):
     answer, milliseconds = client.predict(handle_file(file), QUESTION, api_name="/answer")
     assert answer == CAPTION.split()[1]
     assert milliseconds.pop("image reused") is False
+    assert milliseconds.pop("log-probability") == pytest.approx(0, abs=0.01)
     assert list(milliseconds) == ["preprocess", "vision", "answer"]
     assert all(time > 0 for time in milliseconds.values())
 
@@ -136,9 +137,10 @@ def test_options_reach_the_model(client, monkeypatch):
     assert short == " ".join(CAPTION.split()[:2])
     client.predict(handle_file(PATH), temperature=0.7, top_p=0.9, api_name="/answer")
     beams, sampled = [{name: each for name, each in kwargs.items() if np.isscalar(each)} for kwargs in seen]
-    assert beams == {"max_new_tokens": 2, "num_beams": 3}
+    scores = {"return_dict_in_generate": True}
+    assert beams == {"max_new_tokens": 2, "num_beams": 3} | scores
     sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
-    assert sampled == {"max_new_tokens": 20, "num_beams": 1} | sampling
+    assert sampled == {"max_new_tokens": 20, "num_beams": 1} | sampling | scores
 
 
 def test_api_has_one_endpoint_whose_arguments_stay(client):
@@ -290,7 +292,7 @@ def test_retrieval_checkpoint_says_how_well_a_text_fits(other):
     text, milliseconds = asked(folder, text="a red triangle")
     model, _ = folder.load("CPU", "FP16", {})
     assert text == f"{model.match(**folder.processor(PATH, 'a red triangle')).item():.1%}"
-    assert list(milliseconds) == ["load model", "check", "preprocess", "vision", "image reused", "answer"]
+    assert list(milliseconds) == ["load model", "check", "preprocess", "vision", "image reused", "answer", "similarity"]
     with pytest.raises(ValueError, match="there is no text"):
         asked(folder, text="  ")
     demo = build_demo(converted, device="CPU")
