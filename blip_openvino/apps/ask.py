@@ -7,7 +7,7 @@ for text, milliseconds in folder.ask("photo.jpg", "how many dogs are there?", "C
 
 import hashlib
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from blip_model import OVBlipModel
-from blip_openvino.apps.blip import Answer, Blip
+from blip_openvino.apps.blip import Answer, Blip, Match
 from blip_openvino.evaluate.check import CheckReport, check_model
 from blip_openvino.ir.files import PRECISIONS, architecture, load_config
 from blip_openvino.runtime.processor import OVBlipProcessor
@@ -118,6 +118,19 @@ class ModelFolder:
                     yield step.text, milliseconds | {"log-probability": step.score}
                 else:
                     yield self.processor.decode(step), dict(milliseconds)
+
+    def search(self, images: Sequence[str | Path], text: str, device: str, precision: str, top: int) -> list[Match]:
+        """The images that a text describes best, see `Blip.find_images`; all are encoded once while they are the same.
+
+        Raises:
+            ValueError, OSError: an input is wrong or a file unreadable; the message names the way out.
+        """
+        if not images or not text.strip():
+            raise ValueError("Search needs images to look through and a text that describes one: give both.")
+        model, recent = self.load(device, precision, {})
+        blip, contents = Blip(model, self.processor), [Path(image).read_bytes() for image in images]
+        digest = hashlib.blake2b(b"".join(hashlib.blake2b(each).digest() for each in contents)).digest()
+        return blip.find_images(text.strip(), recent.get(digest, lambda: blip.encode_images(contents)), top)
 
 
 class Recent:

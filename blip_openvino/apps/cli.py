@@ -111,13 +111,14 @@ def main() -> None:
 @main.command()
 @click.argument("model")
 @click.option("--output", type=click.Path(path_type=Path), help="A folder.  [default: build/ and the model's name]")
-def convert(model: str, output: Path | None) -> None:
+@click.option("--image-size", type=click.IntRange(1), help="Pixels a side, where other than it was trained on.")
+def convert(model: str, output: Path | None, image_size: int | None) -> None:
     """Convert a checkpoint, a folder or a name on the Hugging Face Hub, to OpenVINO, and check what came out.
 
     \b
     Example: blip-ov convert Salesforce/blip-vqa-base --output blip-vqa-base
     """
-    folder = convert_checkpoint(model, output or Path("build") / Path(model).resolve().name)
+    folder = convert_checkpoint(model, output or Path("build") / Path(model).resolve().name, image_size)
     click.echo(f"{folder} is ready")
     report_check(folder, "AUTO", "FP16")
 

@@ -112,16 +112,22 @@ def is_converted(folder: Path, precision: str) -> bool:
     return all((folder / part.file(precision)).exists() for part in parts)
 
 
-def convert_checkpoint(model: str | Path, folder: Path) -> Path:
-    """Convert a name on the Hub or a checkpoint's folder into `folder`. Raises what `load` does."""
+def convert_checkpoint(model: str | Path, folder: Path, image_size: int | None = None) -> Path:
+    """Convert a name on the Hub or a checkpoint's folder into `folder`. Raises what `load` does.
+
+    `image_size` are the pixels a side of its images, where they are to be others than it was trained on.
+    """
     with extra("convert"):
         # PyTorch and transformers, which only converting needs.
         from transformers import BlipProcessor
 
-        from blip_openvino.ir.checkpoint import load_checkpoint
+        from blip_openvino.ir.checkpoint import load_checkpoint, set_image_size
         from blip_openvino.ir.convert import convert
     checkpoint = load_checkpoint(model)
-    return convert(checkpoint, BlipProcessor.from_pretrained(model, trust_remote_code=False), folder)
+    processor = BlipProcessor.from_pretrained(model, trust_remote_code=False)
+    if image_size:
+        set_image_size(checkpoint, processor, image_size)
+    return convert(checkpoint, processor, folder)
 
 
 def quantize_folder(

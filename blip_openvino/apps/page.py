@@ -20,6 +20,7 @@ from blip_openvino.apps.ask import SCORES, ModelFolder
 
 CONCURRENCY = 8  # requests computed at once; more wait
 DAY = 24 * 60 * 60  # seconds that uploaded files are kept
+FOUND = 5  # images that a search shows
 HEADERS = ["Question", "Answer"]
 # By architecture: what the text is called, a hint on it, the button and what it gives; a text for examples' images.
 LABELS = {
@@ -120,6 +121,8 @@ def build_demo(
             wrap=True,
             column_widths=["60%", "40%"],
         )
+        if model.text_decoder is None:
+            add_search(models, chosen)
         inputs = [image, question, *chosen, *options]
         asked = gr.on(
             [button.click, question.submit],
@@ -135,6 +138,25 @@ def build_demo(
         image.change(None, js=f"() => {nothing}", outputs=[reply, stages, history], cancels=[asked])
         gr.on([], answer, inputs, [reply, gr.JSON(label="milliseconds", visible=False)], api_name="answer")
     return demo.queue(default_concurrency_limit=CONCURRENCY)
+
+
+def add_search(models: ModelFolder, chosen: list[gr.Dropdown]) -> None:
+    """The part of a retrieval checkpoint's page that looks for the images that a text describes."""
+
+    def search(images, text, device, precision):
+        """The images that a text describes best, best first: ranked by contrast, the first ones anew by matching."""
+        try:
+            found = models.search(images or [], text or "", device, precision, FOUND)
+        except (ValueError, OSError) as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return [(images[each.index], f"{each.match:.1%} (similarity {each.similarity:.3f})") for each in found]
+
+    with gr.Accordion("Search among images", open=True):
+        with gr.Row():
+            images = gr.Files(label="Images", height=200)
+            text = gr.Textbox(label="What to look for", info="Enter searches.", lines=1)
+        gallery = gr.Gallery(label="Best first", columns=FOUND, height=260, interactive=False)
+    text.submit(search, [images, text, *chosen], gallery, api_name="search")
 
 
 def stage_line(milliseconds: dict[str, float | bool]) -> str:

@@ -17,6 +17,7 @@ from transformers import (
     BlipForConditionalGeneration,
     BlipForImageTextRetrieval,
     BlipForQuestionAnswering,
+    BlipProcessor,
     PreTrainedModel,
 )
 
@@ -46,6 +47,28 @@ def load_checkpoint(model_id: str | Path) -> PreTrainedModel:
         raise OSError(
             f"the weights of {model_id} are damaged or no safetensors: get model.safetensors again ({error})"
         ) from error
+
+
+def set_image_size(model: PreTrainedModel, processor: BlipProcessor, size: int) -> None:
+    """Have a model and its processor take images of `size` x `size` pixels, in place.
+
+    Its positions are interpolated, as transformers does at every call with `interpolate_pos_encoding=True`.
+
+    Raises:
+        ValueError: `size` is no multiple of a patch.
+    """
+    embeddings = model.vision_model.embeddings
+    patch = embeddings.patch_size
+    if size < patch or size % patch:
+        raise ValueError(
+            f"image size {size} is no multiple of the {patch} pixels of a patch: take {size // patch * patch or patch}"
+        )
+    tokens = torch.empty(1, (size // patch) ** 2 + 1, embeddings.embed_dim)
+    with torch.no_grad():
+        positions = embeddings.interpolate_pos_encoding(tokens, size, size)
+    embeddings.position_embedding = torch.nn.Parameter(positions.clone())
+    embeddings.image_size = model.config.vision_config.image_size = model.vision_model.config.image_size = size
+    processor.image_processor.size = {"height": size, "width": size}
 
 
 def checkpoint_digest(model: PreTrainedModel) -> str:

@@ -22,6 +22,7 @@ from blip_model import OVBlipModel
 from blip_openvino.apps import ask as ask_module
 from blip_openvino.apps import page as page_module
 from blip_openvino.apps.ask import IMAGES_KEPT, MODELS_KEPT, ModelFolder
+from blip_openvino.apps.blip import Blip
 from blip_openvino.apps.page import build_demo, launch_demo, stage_line
 from blip_openvino.evaluate.check import CheckReport, CheckRow
 from blip_openvino.ir.convert import convert
@@ -298,6 +299,23 @@ def test_retrieval_checkpoint_says_how_well_a_text_fits(other):
     demo = build_demo(converted, device="CPU")
     assert "Probability" in components(demo, gr.Textbox)
     assert components(demo, gr.Accordion)["Generation options"].visible is False
+
+
+def test_retrieval_checkpoint_searches_among_images(other):
+    converted, paths = other(BlipForImageTextRetrieval), list(CAPTIONS)
+    demo = build_demo(converted, device="CPU", precision="FP16")
+    client = Client(launch_demo(demo, prevent_thread_lock=True, inline=False), verbose=False)
+    gallery = client.predict([handle_file(path) for path in paths], "a red triangle", api_name="/search")
+    folder = ModelFolder(converted)
+    blip = Blip(folder.load("CPU", "FP16", {})[0], folder.processor)
+    found = blip.find_images("a red triangle", paths, top=5)
+    assert [each["caption"] for each in gallery] == [f"{e.match:.1%} (similarity {e.similarity:.3f})" for e in found]
+    pictures = [np.asarray(Image.open(each["image"]).convert("RGB")) for each in gallery]
+    for picture, each in zip(pictures, found, strict=True):
+        assert np.abs(picture.astype(int) - np.asarray(Image.open(paths[each.index]).convert("RGB"))).mean() < 2
+    with pytest.raises(AppError, match="Search needs images to look through and a text"):
+        client.predict([handle_file(paths[0])], "  ", api_name="/search")
+    demo.close()
 
 
 @pytest.mark.parametrize(("data", "is_limited"), [("easy-vqa", True), (None, False)])
