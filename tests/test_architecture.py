@@ -1,7 +1,6 @@
 """Who imports whom: the floors of the code, from the folder's files up to the applications."""
 
 import ast
-import subprocess
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -9,8 +8,6 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-HEAVY = {"IPython", "jupyter_server", "torch", "transformers", "ray", "gradio", "nncf", "datasets"}
-"""Optional packages, which a function may import, as it may modules that import them."""
 EVERYTHING = {"files", "runtime", "model", "ir", "evaluate", "apps", "notebooks", "benchmarks"}
 MAY_IMPORT = {
     "files": set(),
@@ -66,19 +63,6 @@ def imports(module: str) -> set[str]:
     return set().union(*(imported_by(node) for node in ast.walk(parse(module))))
 
 
-@cache
-def is_heavy(module: str) -> bool:
-    """Whether importing a module imports one of `HEAVY`."""
-    found = set().union(*(imported_by(statement) for statement in parse(module).body))
-    return bool(found & HEAVY) or any(is_heavy(name) for name in found & MODULES.keys())
-
-
-def imports_in_functions(module: str) -> list[list[ast.stmt]]:
-    """The import statements of each function that has any."""
-    functions = [node for node in ast.walk(parse(module)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    return [found for function in functions if (found := [node for node in ast.walk(function) if imported_by(node)])]
-
-
 def floor(module: str) -> str:
     if module in FLOORS:
         return FLOORS[module]
@@ -98,22 +82,3 @@ def test_no_imports_go_in_a_circle():
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_functions_import_heavy_optional_packages_only_and_say_why(module):
-    lines = MODULES[module].read_text(encoding="utf-8").splitlines()
-    for statements in imports_in_functions(module):
-        names = set().union(*(imported_by(statement) for statement in statements))
-        light = {name for name in names if name not in HEAVY and not (name in MODULES and is_heavy(name))}
-        assert not light, f"{module}: import {', '.join(light)} at the top, not in a function"
-        first = statements[0].lineno
-        assert "#" in lines[first - 2] + lines[first - 1], (
-            f"{module}, line {first}: say above it why it is not at the top"
-        )
-
-
-def test_the_root_has_at_most_16_entries():
-    files = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()
-    entries = {file.split("/")[0] for file in files}
-    assert len([entry for entry in entries if not entry.startswith(".")]) <= 16
