@@ -25,6 +25,7 @@ from transformers import (
 from benchmarks.checkpoint import draw_vectors
 from blip_model import OVBlipModel
 from blip_openvino.evaluate.accuracy import Score, exact_match
+from blip_openvino.evaluate.check import CheckReport, CheckRow
 from blip_openvino.ir.calibration import easy_vqa_questions
 from blip_openvino.ir.checkpoint import generate_caption, load_checkpoint, write
 from blip_openvino.ir.convert import convert, convert_text_decoder, convert_text_encoder, convert_vision_model
@@ -32,6 +33,8 @@ from blip_openvino.ir.easy_vqa import Question, load_captions, load_questions
 from blip_openvino.ir.files import Part
 from blip_openvino.ir.optimize import optimize
 from blip_openvino.runtime.device import compile_part
+from blip_openvino.runtime.processor import OVBlipProcessor
+from notebook_utils import example_inputs
 
 ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED = ROOT / "models" / "blip-easy-vqa"
@@ -102,12 +105,6 @@ def padded(rows: Iterable[Tensor | np.ndarray], width: int = 24) -> Tensor:
     return torch.stack([torch.nn.functional.pad(torch.as_tensor(row), (0, width - len(row))) for row in rows])
 
 
-def picture() -> Image.Image:
-    """An easy-VQA picture, whose shape and colours a model can tell only if nothing went wrong on the way."""
-    with Image.open(load_questions("test")[0].image_path) as image:
-        return image.convert("RGB")
-
-
 def encoded(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
     """The image as the content of a file."""
     buffer = io.BytesIO()
@@ -118,6 +115,11 @@ def encoded(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
 def differing(first: Tensor, second: Tensor) -> int:
     """How many rows of two sets of token ids are not the same."""
     return int((first != second).any(dim=1).sum())
+
+
+def check_report(passed: bool) -> CheckReport:
+    """A check's report of one row, which passed or did not."""
+    return CheckReport(Path("folder"), "CPU", "FP16", (CheckRow("vision model", "as ever", 1 - passed, 0.5),))
 
 
 class EasyVQA:
@@ -202,6 +204,11 @@ def processor() -> BlipProcessor:
 
 
 @pytest.fixture(scope="session")
+def ours() -> OVBlipProcessor:
+    return OVBlipProcessor.from_pretrained(EMBEDDED)
+
+
+@pytest.fixture(scope="session")
 def easy_vqa(processor) -> EasyVQA:
     return EasyVQA(processor)
 
@@ -263,6 +270,16 @@ def retrieval_checkpoint(checkpoint) -> BlipForImageTextRetrieval:
 @pytest.fixture(scope="session")
 def retrieval_folder(retrieval_checkpoint, processor, tmp_path_factory) -> Path:
     return convert(retrieval_checkpoint, processor, tmp_path_factory.mktemp("converted") / "blip-itm")
+
+
+@pytest.fixture(scope="module")
+def address(converted):
+    """Of the page that serves the converted folder."""
+    from blip_openvino.apps.page import build_demo, launch_demo  # Gradio, which few tests need
+
+    demo = build_demo(converted, example_inputs(EMBEDDED), "CPU")
+    yield launch_demo(demo, prevent_thread_lock=True, inline=False)
+    demo.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import partial
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import openvino as ov
@@ -15,7 +16,7 @@ from PIL import Image
 from transformers import GenerationMixin, LogitsProcessorList, StoppingCriteriaList, set_seed
 
 from blip_model import OVBlipModel
-from blip_openvino.evaluate.check import LOST, check_model
+from blip_openvino.evaluate.check import LOST
 from blip_openvino.ir.checkpoint import generate_caption
 from blip_openvino.ir.files import Part
 
@@ -102,12 +103,6 @@ def test_answers_alone_are_those_of_a_batch_but_for_ten_in_five_hundred(easy_vqa
     changed = differing(padded(alone), written.answers[list(easy_vqa.sample)])
     print(written.model.precision, changed, "answers of 500 depend on their batch")
     assert changed <= 10
-
-
-def test_logits_in_turn_alternating_batched_threaded_and_with_beams_are_within_tolerance(model, quantized):
-    report = check_model(model, quantized, "CPU")
-    assert report.passed, str(report)
-    assert not report.silent
 
 
 @pytest.mark.parametrize("name", ["answers with beams", "captions with beams", "sampled captions", "prompts"])
@@ -210,25 +205,12 @@ def test_callbacks_see_all_rows_of_prompts_of_several_lengths(fp16_model, proces
     assert seen <= {3 * beams, 6 * beams}  # beam search has two candidates for each beam
 
 
-class Collector:
-    """The least that a streamer is."""
-
-    def __init__(self):
-        self.values, self.ended = [], False
-
-    def put(self, value: object) -> None:
-        self.values += np.asarray(value).flatten().tolist()
-
-    def end(self) -> None:
-        self.ended = True
-
-
 @pytest.mark.parametrize("arguments", [{}, {"repetition_penalty": 1.0}], ids=["own loop", "transformers' loop"])
 def test_streamer_gets_every_token(fp16_model, easy_vqa, arguments):
-    streamer = Collector()
+    streamer = Mock()
     ids = fp16_model.generate_caption(easy_vqa.pixel_values[:1], streamer=streamer, **arguments)
-    assert streamer.ended
-    assert streamer.values == ids[0].tolist()
+    assert np.concatenate([np.ravel(call.args[0]) for call in streamer.put.mock_calls]).tolist() == ids[0].tolist()
+    streamer.end.assert_called_once()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-BLOCKED = ("torch", "transformers", "nncf", "datasets", "gradio", "easy_vqa", "tqdm", "utils", "notebook_utils")
+BLOCKED = (
+    *("torch", "transformers", "nncf", "datasets", "gradio", "easy_vqa", "tqdm", "matplotlib"),
+    *("utils", "notebook_utils"),
+)
 BLOCKER = f"""
 import sys
 class Blocker:
@@ -70,12 +73,6 @@ def test_the_wheels_command_answers_and_names_the_extra_that_converting_needs(in
     done = run_installed(installed, tmp_path, "-m", "blip_openvino", "convert", str(ROOT / "models" / "blip-easy-vqa"))
     assert done.returncode == 1
     assert 'pip install "blip-openvino[convert]"' in done.stderr
-
-
-def test_importing_blip_openvino_imports_no_pytorch():
-    program = "import sys, blip_openvino; blip_openvino.load; print({'torch', 'transformers'} & sys.modules.keys())"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
 
 
 def test_requirements_are_those_of_pyproject():

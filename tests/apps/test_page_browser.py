@@ -4,28 +4,18 @@ import itertools
 import re
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CHROMIUM, EMBEDDED
+from conftest import CHROMIUM
 from playwright.sync_api import Page, expect
 
 from blip_model import OVBlipModel
-from blip_openvino.apps.page import build_demo, launch_demo
 from blip_openvino.ir.easy_vqa import load_captions
-from notebook_utils import example_inputs
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
 CAPTIONS = list(itertools.islice(load_captions("test").items(), 4))
 MARKUP = """<img src=x onerror="window.broken = true"> **bold** ${window.broken = true} is there a circle?"""
-
-
-@pytest.fixture(scope="module")
-def address(converted):
-    demo = build_demo(converted, example_inputs(EMBEDDED), "CPU")
-    yield launch_demo(demo, prevent_thread_lock=True, inline=False)
-    demo.close()
 
 
 @pytest.fixture(params=[1280])
@@ -123,40 +113,11 @@ def test_markup_in_a_question_stays_text_and_the_page_fits_its_window(page):
     assert page.evaluate("document.documentElement.scrollWidth") == page.viewport_size["width"]
 
 
-def test_image_can_be_dropped_pasted_or_photographed(page):
-    data = page.evaluate_handle(
-        """(bytes) => {
-            const data = new DataTransfer();
-            data.items.add(new File([new Uint8Array(bytes)], "dropped.png", {type: "image/png"}));
-            return data;
-        }""",
-        list(Path(CAPTIONS[0][0]).read_bytes()),
-    )
-    page.get_by_label("Drop an image file here to upload").dispatch_event("drop", {"dataTransfer": data})
-    expect(page.get_by_label("Remove Image")).to_be_visible()
-    ask(page, "")
-    expect(box(page, "Answer")).to_have_value(CAPTIONS[0][1])
-    for source in ("Upload file", "Capture from camera", "Paste from clipboard"):
-        expect(page.get_by_label(source)).to_be_visible()
-
-
-def test_everything_works_from_the_keyboard(page):
-    def tab_to(element) -> None:
-        for _ in range(30):
-            page.keyboard.press("Tab")
-            if element.evaluate("one => one === document.activeElement"):
-                return
-        expect(element).to_be_focused()
-
-    tab_to(page.get_by_role("button", name="is there a circle?"))
-    page.keyboard.press("Enter")
+def test_an_example_can_be_clicked_and_enter_asks(page):
+    page.get_by_role("button", name="is there a circle?").click()
     expect(box(page, "Question")).to_have_value("is there a circle?")
-    tab_to(box(page, "Question"))
-    page.keyboard.press("Enter")
+    box(page, "Question").press("Enter")
     expect(box(page, "Answer")).to_have_value("yes")
-    tab_to(page.get_by_role("button", name="Ask"))
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("gridcell")).to_have_count(4)
 
 
 def test_answer_grows_and_closing_the_page_ends_the_generation(page, monkeypatch):
@@ -169,9 +130,6 @@ def test_answer_grows_and_closing_the_page_ends_the_generation(page, monkeypatch
     upload(page, CAPTIONS[0][0])
     ask(page, "")
     expect(box(page, "Answer")).to_have_value(re.compile(r"^\?{3}"))
-    page.get_by_role("button", name="Generation options").click()
-    for name in ("Max new tokens", "Beams", "Temperature", "Top-p"):
-        expect(page.get_by_role("slider", name=name)).to_be_visible()
     page.close()
     for thread in [each for each in threading.enumerate() if each.name.startswith("blip-generate")]:
         thread.join(20)

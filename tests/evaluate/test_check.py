@@ -13,7 +13,7 @@ from benchmarks.checkpoint import blip_processor
 from blip_model import OVBlipModel
 from blip_openvino.evaluate.check import CheckReport, check_folder
 from blip_openvino.ir.convert import convert
-from blip_openvino.ir.files import REFERENCE, Part, read_ir, read_stamp, save_ir
+from blip_openvino.ir.files import Part, read_ir, read_stamp, save_ir
 from blip_openvino.runtime import device
 from blip_openvino.runtime.decoder import DecoderState
 from blip_openvino.runtime.encoded import EncoderTokens
@@ -26,8 +26,7 @@ PRECISIONS = ["FP16", "INT8", "INT4"]
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_right_models_are_well_inside_the_tolerances(quantized, precision, ov_config):
     report = check_folder(quantized, "CPU", precision, ov_config)
-    print(report)
-    assert report.passed
+    assert report.passed, str(report)
     assert {row.part for row in report.rows} == {"vision model", "captions", "answers"}
     assert max(row.error / row.tolerance for row in report.rows if not row.unit) < 1 / 1.5
     assert sum(row.unit == " tokens" for row in report.rows) == 2
@@ -82,8 +81,6 @@ def test_wrong_model_files_fail(quantized, tmp_path, precision, damage):
 
 
 def assert_fails(report: CheckReport) -> None:
-    worst = max(report.rows, key=lambda row: row.error / row.tolerance if row.tolerance else 0)
-    print(f"{worst.error / worst.tolerance:.2f} tolerances: {worst}")
     assert not report.passed
     assert "WRONG" in str(report)
     assert "--inference-precision f32" in str(report)
@@ -177,7 +174,7 @@ def logits_of_the_first_position(patch) -> None:
         insert(states, lambda output: opset.slice(output, start=[0], stop=[1], step=[1], axes=[1]))
         model.validate_nodes_and_infer_types()
 
-    patch.setattr(device, "keep_last_logits", keep)
+    patch.setattr(device, "keep_some_logits", keep)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -212,16 +209,3 @@ def test_checkpoint_whose_images_are_all_alike_is_converted_with_a_warning_and_p
     assert report.passed
     assert not report.rows
     assert "the check can say nothing, since PyTorch's vision for two of the probes are only" in str(report)
-    caplog.clear()
-    convert(model, blip_processor(model.config), tmp_path)
-    assert "can say nothing" in caplog.text
-
-
-def test_reference_is_small_and_of_its_checkpoint(quantized):
-    assert (quantized / REFERENCE).stat().st_size < 100_000
-    with np.load(quantized / REFERENCE) as reference:
-        assert (
-            reference["stamp"]
-            .item()
-            .startswith(read_stamp(read_ir(ov.Core(), quantized / Part.VISION_MODEL.file()))["checkpoint"])
-        )

@@ -1,13 +1,10 @@
 """VQA v2's metric against the rules of its evaluation."""
 
-import numpy as np
+from unittest.mock import MagicMock
+
 import pytest
-from conftest import EMBEDDED
-from PIL import Image
-from transformers import BertTokenizer
 
 from blip_openvino.evaluate.vqa_v2 import normalize_answer, vqa_score, vqa_v2_accuracy
-from blip_openvino.runtime.processor import OVBlipProcessor
 
 
 @pytest.mark.parametrize(
@@ -68,45 +65,26 @@ def test_vqa_score_is_a_third_for_each_human_up_to_three(humans, score):
     assert vqa_score("Two dogs.", ["the 2 dogs"] * humans + ["blue"] * (10 - humans)) == pytest.approx(score)
 
 
-class ScriptedModel:
-    """Says the next answer of a list."""
-
-    def __init__(self, *answers):
-        words = "[PAD] [UNK] [CLS] [SEP] [MASK] how many what ? 2 two red don ' t know"
-        tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(words.split())}).backend_tokenizer
-        self.processor = OVBlipProcessor(tokenizer, OVBlipProcessor.from_pretrained(EMBEDDED).image_settings)
-        self.answers = iter(answers)
-
-    def generate_answer(self, pixel_values, input_ids, attention_mask, max_new_tokens):
-        assert self.processor.decode(input_ids[0]) == "how many?"
-        assert np.ptp(pixel_values, axis=(2, 3)).max() == 0
-        assert max_new_tokens == 20
-        return self.processor(text=next(self.answers))["input_ids"]
-
-    def accuracy(self, *human_answers: list[str]) -> float:
-        """On one record for each list of human answers."""
-        records = [
-            {
-                "image": Image.new(mode, (50, 40)),
-                "question": "How many?",
-                "answers": [{"answer": text} for text in texts],
-            }
-            for mode, texts in zip(("RGB", "L", "RGB"), human_answers, strict=False)
-        ]
-        return vqa_v2_accuracy(self, self.processor, iter(records))
+def accuracy(answers: list[str], *human_answers: list[str]) -> float:
+    """Of a model that gives these answers, on one record for each list of human answers."""
+    processor = MagicMock(return_value={})
+    processor.decode.side_effect = answers
+    answers_of = [[{"answer": text} for text in texts] for texts in human_answers]
+    records = [{"image": None, "question": "?", "answers": each} for each in answers_of]
+    return vqa_v2_accuracy(MagicMock(), processor, iter(records))
 
 
 def test_vqa_v2_accuracy_is_the_mean_over_records():
-    found = ScriptedModel("two", "red", "red").accuracy(["2"] * 10, ["red", *["blue"] * 9], ["black"] * 10)
+    found = accuracy(["two", "red", "red"], ["2"] * 10, ["red", *["blue"] * 9], ["black"] * 10)
     assert found == pytest.approx((1 + 1 / 3 + 0) / 3)
 
 
 def test_vqa_v2_answer_with_an_apostrophe_can_be_right():
-    assert ScriptedModel("don't know").accuracy(["don't know"] * 10) == 1
+    assert accuracy(["don ' t know"], ["don't know"] * 10) == 1  # the tokenizer spaces it so
 
 
 def test_vqa_v2_accuracy_needs_records_with_human_answers():
     with pytest.raises(ValueError, match="there are no VQA v2 records"):
-        ScriptedModel().accuracy()
+        accuracy([])
     with pytest.raises(ValueError, match=r"no human answers to compare 'red' with: take a split that has them"):
-        ScriptedModel("red").accuracy([])
+        accuracy(["red"], [])

@@ -37,11 +37,6 @@ def test_own_images_need_no_texts_and_are_drawn_the_same_each_time(photos):
     assert [row["image"].getpixel((4, 4)) for row in first] == [row["image"].getpixel((4, 4)) for row in second]
 
 
-def test_a_folder_without_images_is_refused(tmp_path):
-    with pytest.raises(OSError, match="data"):
-        own_data(tmp_path)
-
-
 def test_a_dataset_of_the_hub_is_read_by_the_types_of_its_columns(photos, monkeypatch):
     columns = {"picture": [str(photos / "a.png")] * 3, "caption": ["one", "two", "three"]}
     dataset = datasets.Dataset.from_dict(columns).cast_column("picture", datasets.Image()).to_iterable_dataset()

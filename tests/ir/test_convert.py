@@ -8,21 +8,20 @@ import openvino as ov
 import pytest
 import torch
 import transformers
-from conftest import EMBEDDED, F32, random_model
+from conftest import F32, random_model
 from tiny import convert_random
 
 from benchmarks.checkpoint import blip_processor
 from blip_model import OVBlipModel
-from blip_openvino.evaluate.check import check_folder
+from blip_openvino.evaluate.check import check_folder, check_model
 from blip_openvino.ir import calibration
 from blip_openvino.ir import convert as convert_module
 from blip_openvino.ir.calibration import calibration_dataset
-from blip_openvino.ir.checkpoint import checkpoint_digest, load_checkpoint
+from blip_openvino.ir.checkpoint import load_checkpoint
 from blip_openvino.ir.convert import convert, convert_text_decoder, convert_text_encoder, convert_vision_model
 from blip_openvino.ir.easy_vqa import load_captions
-from blip_openvino.ir.files import Part, cache_names, read_ir, read_stamp
+from blip_openvino.ir.files import Part, cache_names
 from blip_openvino.ir.optimize import optimize
-from blip_openvino.runtime.split import named_outputs
 
 
 @pytest.fixture(params=["embedded", 1, 2, 3], ids=str)
@@ -94,40 +93,24 @@ def test_text_decoder_equals_pytorch_at_every_position_step_by_step_and_padded_o
 
 
 @pytest.mark.parametrize("precision", ["FP16", "INT8", "INT4"])
-def test_ports_are_those_of_the_published_recipe_and_inner_tensors_keep_their_names(quantized, precision):
-    core, texts = ov.Core(), ["[?,?]", "[?,?]", "[?,?,128]", "[?,?]"]
-    models = {part: read_ir(core, quantized / part.file(precision)) for part in Part}
-
-    def ports(part: Part) -> dict[str, str]:
-        return {port.any_name: str(port.partial_shape) for port in models[part].inputs}
+def test_ports_are_those_of_the_published_recipe(quantized, precision):
+    def ports(part: Part) -> tuple[list[tuple[str, str]], list[str]]:
+        model = ov.Core().read_model(quantized / part.file(precision))
+        inputs = [(port.any_name, str(port.partial_shape)) for port in model.inputs]
+        return inputs, [port.any_name for port in model.outputs]
 
     names = ["input_ids", "attention_mask", "encoder_hidden_states", "encoder_attention_mask"]
-    cross = cache_names("cross", 3)
-    assert ports(Part.VISION_MODEL) == {"pixel_values": "[1,3,64,64]"}
-    assert list(ports(Part.TEXT_ENCODER).items()) == list(zip(names, texts, strict=True))
-    past = dict.fromkeys(cache_names("past", 3), "[?,4,?,32]")
-    assert list(ports(Part.TEXT_DECODER).items()) == list((dict(zip(names, texts, strict=True)) | past).items())
-    outputs = {part: [port.any_name for port in models[part].outputs] for part in Part}
-    assert outputs[Part.VISION_MODEL] == outputs[Part.TEXT_ENCODER] == ["last_hidden_state"]
-    assert outputs[Part.TEXT_DECODER] == ["logits", *cache_names("present", 3)]
-    assert {*cross} <= {*named_outputs(models[Part.TEXT_ENCODER])}
-    assert {*cross, "decoder_hidden_states"} <= {*named_outputs(models[Part.TEXT_DECODER])}
-
-
-def test_large_weights_are_saved_in_fp16(converted):
-    for part in Part:
-        nodes = ov.Core().read_model(converted / part.file()).get_ordered_ops()
-        constants = [node for node in nodes if node.get_type_name() == "Constant"]
-        assert {str(each.get_element_type()) for each in constants if np.prod(each.shape) > 1000} == {
-            "<Type: 'float16'>"
-        }
+    texts = list(zip(names, ["[?,?]", "[?,?]", "[?,?,128]", "[?,?]"], strict=True))
+    past = [(name, "[?,4,?,32]") for name in cache_names("past", 3)]
+    assert ports(Part.VISION_MODEL) == ([("pixel_values", "[1,3,64,64]")], ["last_hidden_state"])
+    assert ports(Part.TEXT_ENCODER) == (texts, ["last_hidden_state"])
+    assert ports(Part.TEXT_DECODER) == ([*texts, *past], ["logits", *cache_names("present", 3)])
 
 
 def test_same_weights_are_reused_and_others_made_anew_without_the_quantized_files_of_the_old(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     folder = convert_random(1, tmp_path, trained_on="easy-vqa")
     optimize(folder, calibration_dataset(folder, 4))
-    assert len(list(folder.glob("*_int8.*"))) == 6
     caplog.clear()
     convert_random(1, tmp_path, trained_on="easy-vqa")
     assert caplog.text.count("reused") == 3
@@ -136,10 +119,7 @@ def test_same_weights_are_reused_and_others_made_anew_without_the_quantized_file
     assert caplog.text.count("making it, the one there has checkpoint") == 3
     assert caplog.text.count("removed, the one there has checkpoint") == 3
     assert not list(folder.glob("*_int8.*"))
-    stamp = read_stamp(read_ir(ov.Core(), folder / Part.VISION_MODEL.file()))
-    model = random_model(2)
-    model.config.trained_on = None
-    assert stamp["checkpoint"] == checkpoint_digest(model)
+    assert check_folder(folder, "CPU", ov_config=F32).passed
 
 
 def test_folder_of_another_converter_version_names_the_command_and_is_made_anew_by_it(tmp_path, monkeypatch, caplog):
@@ -156,14 +136,11 @@ def test_folder_of_another_converter_version_names_the_command_and_is_made_anew_
     OVBlipModel.from_pretrained(tmp_path, "CPU")
 
 
-def random_inputs(model) -> tuple[torch.Tensor, torch.Tensor]:
-    size = model.config.vision_config.image_size
-    return torch.randn(3, 3, size, size), random_ids(model, 3, 6)
-
-
 @torch.inference_mode()
-@pytest.mark.parametrize("architecture", ["BlipForConditionalGeneration", "BlipForImageTextRetrieval"])
-def test_captioning_and_retrieval_checkpoints_are_converted_quantized_run_and_checked(tmp_path, architecture):
+@pytest.mark.parametrize(
+    ("architecture", "part"), [("BlipForConditionalGeneration", "captions"), ("BlipForImageTextRetrieval", "matches")]
+)
+def test_captioning_and_retrieval_checkpoints_are_converted_quantized_run_and_checked(tmp_path, architecture, part):
     model = random_model(7, getattr(transformers, architecture))
     model.config.trained_on = "easy-vqa"
     model.save_pretrained(tmp_path / "checkpoint")
@@ -172,20 +149,20 @@ def test_captioning_and_retrieval_checkpoints_are_converted_quantized_run_and_ch
     dataset = calibration_dataset(folder, 12)
     assert {*dataset["text"]} <= {*load_captions("train").values()}
     optimize(folder, dataset)
-    pixel_values, ids = random_inputs(model)
+    size = model.config.vision_config.image_size
+    pixel_values, ids = torch.randn(3, 3, size, size), random_ids(model, 3, 6)
     for precision, tolerance in (("FP16", 1e-3), ("INT8", 0.1)):
         found = OVBlipModel.from_pretrained(folder, "CPU", precision, F32)
-        if architecture == "BlipForImageTextRetrieval":
+        report = check_model(found, folder)
+        assert report.passed or precision == "INT8"  # of weights this few and random
+        scores = {"similarities"} if part == "matches" else set()
+        assert {row.part for row in report.rows} == {"vision model", part} | scores
+        if part == "matches":
             scores = model(ids, pixel_values, attention_mask=torch.ones_like(ids)).itm_score
             assert torch.allclose(found.match(pixel_values, ids), scores.softmax(dim=1)[:, 1], atol=tolerance)
         elif precision == "FP16":
             expected = model.generate(pixel_values, max_new_tokens=9)
-            assert found.generate_caption(pixel_values, max_new_tokens=9).tolist() == expected.tolist()
-        report = check_folder(folder, "CPU", precision, F32)
-        assert report.passed or precision == "INT8"
-        parts = {"vision model", "matches" if architecture == "BlipForImageTextRetrieval" else "captions"}
-        assert {row.part for row in report.rows} == parts
-        assert all(np.isfinite(row.error) for row in report.rows)
+            assert torch.equal(found.generate_caption(pixel_values, max_new_tokens=9), expected)
 
 
 def test_embedded_model_under_any_name_is_calibrated_without_the_network(converted, monkeypatch, tmp_path):
@@ -199,15 +176,12 @@ def test_embedded_model_under_any_name_is_calibrated_without_the_network(convert
     [("BlipForQuestionAnswering", "lmms-lab/VQAv2"), ("BlipForImageTextRetrieval", "lmms-lab/COCO-Caption2017")],
 )
 def test_other_models_are_calibrated_on_photographs_with_the_texts_that_they_read(monkeypatch, architecture, asked):
-    class HubError(Exception):
-        pass
-
     def load_dataset(name: str, **options) -> None:
-        raise HubError(name)
+        raise ConnectionError(name)
 
     monkeypatch.setattr(calibration, "load_config", lambda folder: SimpleNamespace(architectures=[architecture]))
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    with pytest.raises(HubError, match=asked):
+    with pytest.raises(ConnectionError, match=asked):
         calibration_dataset("folder")
 
 
@@ -215,4 +189,3 @@ def test_checkpoint_of_another_model_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertForMaskedLM"]}')
     with pytest.raises(ValueError, match="is BertForMaskedLM; only these are converted: BlipForQuestionAnswering"):
         load_checkpoint(tmp_path)
-    assert load_checkpoint(EMBEDDED).config.trained_on == "easy-vqa"

@@ -76,11 +76,6 @@ def open_notebook(browser, lab: str, name: str) -> Page:
     return page
 
 
-def choose(page: Page, menu: str, item: str) -> None:
-    page.get_by_role("menuitem", name=menu, exact=True).click()
-    page.get_by_role("menuitem", name=item, exact=True).click()
-
-
 def cell(page: Page, source: str):
     """The code cell that has `source` in it."""
     return page.locator(".jp-CodeCell").filter(has=page.locator(".jp-InputArea", has_text=source)).last
@@ -106,7 +101,8 @@ def ask_the_demo(page: Page) -> None:
 def test_notebook_runs_its_device_can_be_picked_and_its_demo_answers(browser, lab, name):
     """The second notebook goes on from what the first has made, and measures accuracy on a few questions here."""
     page = open_notebook(browser, lab, name)
-    choose(page, "Run", "Run All Cells")
+    for item in ("Run", "Run All Cells"):
+        page.get_by_role("menuitem", name=item, exact=True).click()
     errors = page.locator(".jp-OutputArea-output", has_text="Traceback (most recent call last)")
     page.locator(DEMO).or_(errors).first.wait_for(timeout=RUN_ALL)
     assert errors.all_inner_texts() == []

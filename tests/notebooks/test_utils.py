@@ -1,13 +1,10 @@
 """Figures and tables of the notebooks."""
 
 import io
-import subprocess
-import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from conftest import ROOT
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -145,14 +142,3 @@ def test_interleaved_sides_take_turns_after_one_uncounted_run_each():
 def test_figure_shows_itself_and_is_unknown_to_pyplot_which_would_show_it_again():
     assert drawn(utils.visualize_results(TEAL, "teal")).width > 300
     assert plt.get_fignums() == []
-
-
-def test_library_imports_no_matplotlib_and_utils_no_model_library():
-    paths = [
-        path for path in ROOT.glob("blip_openvino/**/*.py") if path.name != "__main__.py"
-    ]  # which runs the command
-    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
-    for names, unwanted in ((modules, ("matplotlib", "utils")), (["utils"], ("torch", "openvino", "transformers"))):
-        code = f"import sys, {', '.join(names)}; print([name for name in {unwanted} if name in sys.modules])"
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == "[]"

@@ -149,13 +149,6 @@ def test_file_of_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
         load_image(encoded(PICTURE)[:60])
 
 
-def test_missing_file_is_the_systems_own_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none"):
-        load_image(tmp_path / "none.png")
-    with pytest.raises(IsADirectoryError):
-        load_image(tmp_path)
-
-
 FILES = [encoded(PICTURE, each) for each in IMAGE_FORMATS]
 FILES += [encoded(Image.fromarray(CLEAR), each) for each in ("PNG", "WEBP", "TIFF", "GIF")]
 FILES += [encoded(PICTURE, "TIFF", compression=each) for each in ("tiff_lzw", "jpeg", "packbits")]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -56,31 +57,20 @@ def test_threads_get_bit_for_bit_what_each_would_get_alone(model, easy_vqa):
                 assert all(map(torch.equal, tensors, alone[number])), number
 
 
-class Asking:
-    """A streamer that asks another question, or gives up, at its third token."""
-
-    def __init__(self, request):
-        self.request, self.calls = request, 0
-
-    def put(self, value: object) -> None:
-        self.calls += 1
-        if self.calls == 3:
-            self.request()
-
-    def end(self) -> None:
-        pass
-
-
 def test_a_generation_inside_or_after_a_broken_one_is_right(fp16_model, easy_vqa):
-    requests, inner = Requests(fp16_model, easy_vqa), []
+    requests, streamer, inner = Requests(fp16_model, easy_vqa), Mock(), []
     expected = [requests(number) for number in range(5)]
     caption = fp16_model.generate_caption(requests.shared[0])
-    asking = Asking(lambda: inner.extend(requests(number) for number in range(5)))
-    assert (fp16_model.generate_caption(requests.shared[0], streamer=asking) == caption).all()
+
+    def ask_others(token: object) -> None:
+        if streamer.put.call_count == 3:
+            inner.extend(requests(number) for number in range(5))
+
+    streamer.put.side_effect = ask_others
+    assert (fp16_model.generate_caption(requests.shared[0], streamer=streamer) == caption).all()
+    streamer.put.side_effect = [None, None, KeyboardInterrupt]
     with pytest.raises(KeyboardInterrupt):
-        fp16_model.generate_caption(
-            requests.shared[0], streamer=Asking(lambda: (_ for _ in ()).throw(KeyboardInterrupt))
-        )
+        fp16_model.generate_caption(requests.shared[0], streamer=streamer)
     for found in (inner, [requests(number) for number in range(5)]):
         assert all(all(map(torch.equal, *pair)) for pair in zip(found, expected, strict=True))
 
