@@ -141,7 +141,7 @@ def test_convert_ends_with_the_check(tmp_path, monkeypatch):
 @pytest.mark.parametrize("arguments", [("check", "folder"), ("convert", EMBEDDED), ("optimize", "folder")], ids=str)
 def test_a_check_that_does_not_pass_ends_commands_with_1(monkeypatch, arguments):
     monkeypatch.setattr(cli, "check_folder", lambda *arguments: check_report(passed=False))
-    monkeypatch.setattr(cli, "convert_checkpoint", lambda model, folder: folder)
+    monkeypatch.setattr(cli, "convert_checkpoint", lambda model, folder, image_size: folder)
     monkeypatch.setattr(cli, "quantize_folder", lambda folder, *arguments: folder)
     result = run(*arguments)
     assert result.exit_code == 1

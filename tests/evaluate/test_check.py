@@ -14,10 +14,8 @@ from blip_model import OVBlipModel
 from blip_openvino.evaluate.check import CheckReport, check_folder
 from blip_openvino.ir.convert import convert
 from blip_openvino.ir.files import Part, read_ir, read_stamp, save_ir
-from blip_openvino.runtime import device
 from blip_openvino.runtime.decoder import DecoderState
 from blip_openvino.runtime.encoded import EncoderTokens
-from blip_openvino.runtime.split import named_outputs
 
 PRECISIONS = ["FP16", "INT8", "INT4"]
 
@@ -169,12 +167,7 @@ def beams_not_reordered(patch) -> None:
 
 
 def logits_of_the_first_position(patch) -> None:
-    def keep(model: ov.Model) -> None:
-        states = named_outputs(model)["decoder_hidden_states"]
-        insert(states, lambda output: opset.slice(output, start=[0], stop=[1], step=[1], axes=[1]))
-        model.validate_nodes_and_infer_types()
-
-    patch.setattr(device, "keep_some_logits", keep)
+    patch.setattr(DecoderState, "step", lambda self, ids, mask=None: self.read(ids, mask, ids.shape[1])[:, 0])
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
