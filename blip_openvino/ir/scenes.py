@@ -16,6 +16,8 @@ from blip_openvino.ir.scene_shapes import COLOURS, draw_shape, draw_sign
 
 IMAGE_SIZE = 96
 OVERSAMPLING = 4
+# Where the seeds of scenes begin that measure; training takes those below.
+FIRST_SEEDS = {"validation": 1_000_000_000, "test": 2_000_000_000}
 
 PLACES = ("beach", "field", "street", "snow", "desert")
 SKIES = ("sunny", "cloudy", "rainy", "sunset", "night")
@@ -130,6 +132,20 @@ def make_scene(seed: int) -> Scene:
     cells = rng.sample(range(len(CELLS)), len(items))
     placed = sorted((Item(cell, *item) for cell, item in zip(cells, items, strict=True)), key=lambda item: item.cell)
     return Scene(place, sky, tuple(placed), rng.getrandbits(32))
+
+
+def make_scenes(split: str, count: int) -> list[Scene]:
+    """Make the first `count` scenes kept for measuring: "test", or "validation" to choose a recipe by.
+
+    No two of a split are equal but for jitter.
+    """
+    scenes: dict[tuple, Scene] = {}
+    seed = FIRST_SEEDS[split]
+    while len(scenes) < count:
+        scene = make_scene(seed)
+        scenes.setdefault(scene.key, scene)
+        seed += 1
+    return list(scenes.values())
 
 
 def item_box(item: Item, rng: random.Random) -> tuple[float, float, float, float]:
