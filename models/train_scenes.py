@@ -17,6 +17,7 @@ from scene_data import (
     MAX_QUESTION_TOKENS,
     Examples,
     build_processor,
+    draw_scenes,
     easy_vqa_examples,
     join_examples,
     scene_examples,
@@ -33,6 +34,7 @@ from scene_losses import (
     to_pixel_values,
     without_padding,
 )
+from scene_retrieval import begin_retrieval, retrieval_rates, train_retrieval
 from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
 from tqdm.auto import tqdm
@@ -43,7 +45,7 @@ from blip_openvino.ir.scenes import IMAGE_SIZE, make_scenes
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent / "build" / "scenes"
 
-SCENES = 60_000
+SCENES, HELD_OUT_SCENES = 60_000, 400
 EASY_VQA_VIEWS = 4
 SCENES_PER_STEP, SHAPES_PER_STEP = 64, 12
 QUESTIONS_PER_IMAGE = 8
@@ -248,7 +250,9 @@ def load_examples(processor: BlipProcessor, build: Path, seed: int, count: int) 
     scenes = scene_examples(training_scenes(seed, count), build / f"scenes-{seed}-{count}.npy", tokenizer)
     shapes = easy_vqa_examples(False, EASY_VQA_VIEWS, tokenizer)
     held_out = [
-        scene_examples(make_scenes("validation", 400), build / "validation-400.npy", tokenizer),
+        scene_examples(
+            make_scenes("validation", HELD_OUT_SCENES), build / f"validation-{HELD_OUT_SCENES}.npy", tokenizer
+        ),
         easy_vqa_examples(True, 1, tokenizer),
     ]
     return join_examples(scenes, shapes), len(scenes.images), held_out
@@ -267,15 +271,40 @@ def train_vqa(output: Path, build: Path, seed: int) -> None:
     save_checkpoint(model.cpu(), processor, output)
 
 
+def train_matching(begin_with: Path, output: Path, build: Path, seed: int) -> None:
+    """Train the model of matching and retrieval, whose vision model is that of the checkpoint it begins with."""
+    torch.manual_seed(seed)
+    processor = BlipProcessor.from_pretrained(begin_with)
+    model = begin_retrieval(BlipForQuestionAnswering.from_pretrained(begin_with)).to(training_device())
+    scenes, held_out = training_scenes(seed, SCENES), make_scenes("validation", HELD_OUT_SCENES)
+    data = scene_examples(scenes, build / f"scenes-{seed}-{SCENES}.npy", processor.tokenizer)
+    pictures = draw_scenes(held_out, build / f"validation-{HELD_OUT_SCENES}.npy")
+    image_embeds, held_out_embeds = (encode_all(model, images, processor) for images in (data.images, pictures))
+
+    def report() -> str:
+        return as_text(retrieval_rates(model, held_out_embeds.float(), held_out, processor, is_reranked=False))
+
+    folder = build / f"retrieval-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    train_retrieval(model, data, image_embeds, report, processor, folder / "retrieval.pt", seed)
+    save_checkpoint(model.cpu(), processor, output)
+
+
 def main() -> None:
     """Train one of the two models."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=("vqa",), help="which model to train")
+    parser.add_argument("model", choices=("vqa", "retrieval"), help="which model to train")
     parser.add_argument("--seed", type=int, default=0, help="of weights, scenes and steps (default: 0)")
-    parser.add_argument("--output", type=Path, help="folder to save to (default: blip-scenes beside this script)")
+    parser.add_argument(
+        "--output", type=Path, default=HERE, help="folder to save both in (default: beside this script)"
+    )
     parser.add_argument("--build", type=Path, default=BUILD, help="folder of pictures and unfinished training")
     arguments = parser.parse_args()
-    train_vqa(arguments.output or HERE / "blip-scenes", arguments.build, arguments.seed)
+    vqa = arguments.output / "blip-scenes"
+    if arguments.model == "vqa":
+        train_vqa(vqa, arguments.build, arguments.seed)
+    else:
+        train_matching(vqa, arguments.output / "blip-scenes-retrieval", arguments.build, arguments.seed)
 
 
 if __name__ == "__main__":
