@@ -20,6 +20,7 @@ from blip_openvino.ir.scenes import (
     Scene,
     draw_scene,
     make_scene,
+    make_scenes,
     skies_of,
 )
 
@@ -62,6 +63,13 @@ def test_jitter_moves_what_is_drawn_and_changes_no_word():
     assert moved != scene
     assert draw_scene(moved).tobytes() != draw_scene(scene).tobytes()
     assert scene_questions(moved) == scene_questions(scene)
+
+
+def test_scenes_kept_for_measuring_differ_in_more_than_jitter():
+    kept = {split: {scene.key for scene in make_scenes(split, 200)} for split in ("validation", "test")}
+    assert {split: len(keys) for split, keys in kept.items()} == {"validation": 200, "test": 200}
+    assert make_scenes("test", 3) == make_scenes("test", 200)[:3]
+    assert kept["validation"] != kept["test"]
 
 
 def test_pictures_have_the_size_asked_for():
