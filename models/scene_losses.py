@@ -1,0 +1,130 @@
+"""What BLIP is trained on: captions, answers, and texts matched with pictures, each picture encoded once a step."""
+
+import torch
+from scene_data import Examples
+from torch import Generator, Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+from transformers import BlipImageProcessorPil
+
+IGNORED = -100
+FAR_BELOW = torch.finfo(torch.bfloat16).min
+
+
+def to_pixel_values(images: Tensor, image_processor: BlipImageProcessorPil) -> Tensor:
+    """Turn `[B, 3, 96, 96]` uint8 into what `image_processor` makes of these pictures: float32, normalized."""
+    mean = torch.tensor(image_processor.image_mean, device=images.device).view(3, 1, 1)
+    std = torch.tensor(image_processor.image_std, device=images.device).view(3, 1, 1)
+    return (images / 255 - mean) / std
+
+
+def without_padding(ids: Tensor) -> Tensor:
+    """Cut `[..., L]` token ids after the longest text."""
+    lengths = (ids != 0).sum(-1)
+    return ids[..., : max(1, int(lengths.max()))]
+
+
+def labels_of(ids: Tensor) -> Tensor:
+    """What the decoder has to say after each token of `[N, L]`: `[N, L - 1]`, `IGNORED` in place of padding."""
+    return ids[:, 1:].masked_fill(ids[:, 1:] == 0, IGNORED)
+
+
+def text_loss(logits: Tensor, ids: Tensor) -> Tensor:
+    """The mean cross-entropy of the texts `[N, L]`."""
+    return cross_entropy(logits[:, :-1].float().flatten(0, 1), labels_of(ids).flatten(), ignore_index=IGNORED)
+
+
+def is_said(logits: Tensor, ids: Tensor) -> Tensor:
+    """Whether greedy decoding says each of the texts `[N, L]`, word for word: after a right token comes a right one."""
+    labels = labels_of(ids)
+    return ((logits[:, :-1].argmax(-1) == labels) | (labels == IGNORED)).all(-1)
+
+
+def blocks_mask(blocks: list[Tensor]) -> Tensor:
+    """An additive attention mask `[1, 1, L, L]` in which blocks `[n, n]` of 0 and 1 do not see one another."""
+    return (1 - torch.block_diag(*blocks))[None, None] * FAR_BELOW
+
+
+def positions_of(blocks: list[Tensor]) -> Tensor:
+    """Position ids `[1, L]` that start anew in each block."""
+    return torch.cat([torch.arange(len(block), device=block.device) for block in blocks])[None]
+
+
+def describe(model, image_embeds: Tensor, texts: list[Tensor]) -> list[Tensor]:
+    """Let the decoder say several texts `[B, L_i]` of each picture, in one sequence: logits `[B, L_i, V]` of each."""
+    blocks = [torch.ones(ids.shape[1], ids.shape[1], device=ids.device).tril() for ids in texts]
+    hidden = model.text_decoder.bert(
+        input_ids=torch.cat(texts, 1),
+        position_ids=positions_of(blocks),
+        attention_mask=blocks_mask(blocks),
+        encoder_hidden_states=image_embeds,
+        is_decoder=True,
+        use_cache=False,
+    ).last_hidden_state
+    return list(model.text_decoder.cls(hidden).split([ids.shape[1] for ids in texts], 1))
+
+
+def read(text_encoder, image_embeds: Tensor, input_ids: Tensor) -> Tensor:
+    """Run the text encoder on `[B, Q, L]` texts with a look at their pictures `[B, T, H]`: `[B * Q, L, H]`.
+
+    The texts of a picture share one sequence, each blind to the others: cross-attention projects the picture once.
+    """
+    batch, count, length = input_ids.shape
+    blocks = [torch.ones(length, length, device=input_ids.device)] * count
+    is_padding = (input_ids == 0).view(batch, 1, 1, count * length)
+    hidden = text_encoder(
+        input_ids=input_ids.reshape(batch, count * length),
+        position_ids=positions_of(blocks),
+        attention_mask=blocks_mask(blocks).masked_fill(is_padding, FAR_BELOW),
+        encoder_hidden_states=image_embeds,
+    ).last_hidden_state
+    return hidden.reshape(batch * count, length, -1)
+
+
+def sample_questions(data: Examples, rows: Tensor, count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw `count` questions of each of the pictures `rows`: `[B, count, L]`, their answers `[B * count, L]` and kinds.
+
+    Where a picture has fewer, an answer of padding alone, of kind -1, fills up; it adds nothing to a loss.
+    """
+    order = torch.rand(data.kinds[rows].shape, generator=generator) - (data.kinds[rows] < 0).float()
+    chosen = order.topk(count, dim=1).indices
+    kinds = data.kinds[rows].gather(1, chosen)
+    asked = data.asked[rows].take_along_dim(chosen[..., None], 1).clamp_min(0)
+    answers = data.answers[asked[..., 1].flatten()] * (kinds.flatten() >= 0)[:, None]
+    return without_padding(data.questions[asked[..., 0]]), without_padding(answers), kinds
+
+
+def answer(model, image_embeds: Tensor, questions: Tensor, answers: Tensor) -> Tensor:
+    """Let the decoder answer `[B, Q, L]` questions with `[B * Q, L]`: its logits."""
+    embeds = read(model.text_encoder, image_embeds, questions)
+    hidden = model.text_decoder.bert(
+        input_ids=answers,
+        attention_mask=torch.ones_like(answers),
+        encoder_hidden_states=embeds,
+        encoder_attention_mask=(questions.flatten(0, 1) != 0).long(),
+        is_decoder=True,
+        use_cache=False,
+    ).last_hidden_state
+    return model.text_decoder.cls(hidden)
+
+
+class Contrast(nn.Module):
+    """Image-text contrast, as in BLIP (section 3.2 of the paper), but without momentum: projections and temperature."""
+
+    def __init__(self, vision_proj: nn.Linear, text_proj: nn.Linear):
+        super().__init__()
+        self.vision_proj, self.text_proj = vision_proj, text_proj
+        self.log_scale = nn.Parameter(torch.tensor(2.7))
+
+    def features(self, text_encoder, image_embeds: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalized features of pictures `[B, T, H]` and of texts `[N, L]`, which begin with "[CLS]"."""
+        texts = without_padding(texts)
+        hidden = text_encoder(input_ids=texts, attention_mask=(texts != 0).long()).last_hidden_state
+        return normalize(self.vision_proj(image_embeds[:, 0]), dim=-1), normalize(self.text_proj(hidden[:, 0]), dim=-1)
+
+    def forward(self, text_encoder, image_embeds: Tensor, right: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of B pictures with their texts among all B, and wrong ones `[N, L]`; and the similarities [B, B]."""
+        image_features, text_features = self.features(text_encoder, image_embeds, torch.cat([right, wrong]))
+        similarities = image_features.float() @ text_features.float().t() * self.log_scale.exp().clamp(max=100)
+        targets = torch.arange(len(right), device=right.device)
+        among_pictures = similarities[:, : len(right)].t()
+        return (cross_entropy(similarities, targets) + cross_entropy(among_pictures, targets)) / 2, among_pictures.t()

@@ -1,0 +1,163 @@
+"""Training of the model that matches texts with pictures, and how well it matches and retrieves."""
+
+import random
+from pathlib import Path
+
+import torch
+from scene_data import Examples
+from scene_fit import fast_precision, fit, training_device
+from scene_losses import Contrast, read, without_padding
+from torch import Generator, Tensor, nn
+from torch.nn.functional import cross_entropy, pad
+from tqdm.auto import tqdm
+from transformers import BlipForImageTextRetrieval, BlipForQuestionAnswering, BlipProcessor
+
+from blip_openvino.ir.scene_captions import caption, wrong_captions
+from blip_openvino.ir.scenes import Scene
+
+PICTURES_PER_STEP = 64
+WRONG_WORDS = 3
+STEPS = 5000
+PEAK_LEARNING_RATE = 5e-4
+REPORT_EVERY = 500
+RERANKED = 16
+
+
+def begin_retrieval(model: BlipForQuestionAnswering) -> BlipForImageTextRetrieval:
+    """Give a model with the vision model and the text encoder of `model`; its heads are new."""
+    retrieval = BlipForImageTextRetrieval(model.config)
+    retrieval.vision_model.load_state_dict(model.vision_model.state_dict())
+    retrieval.text_encoder.load_state_dict(model.text_encoder.state_dict())
+    return retrieval
+
+
+def after_cls(captions: Tensor, tokenizer) -> Tensor:
+    """Captions `[..., L]` as the text encoder reads them, after "[CLS]"; the decoder says them after "[DEC]"."""
+    return captions.masked_fill(captions == tokenizer.bos_token_id, tokenizer.cls_token_id)
+
+
+def candidate_texts(data: Examples, rows: Tensor, tokenizer, generator: Generator) -> Tensor:
+    """The caption of each picture of `rows` and some that are wrong by one word: `[B, 1 + WRONG_WORDS, L]`."""
+    right, wrong = after_cls(data.captions[rows], tokenizer), data.wrong[rows]
+    chosen = torch.rand(wrong.shape[:2], generator=generator).topk(WRONG_WORDS, dim=1).indices
+    wrong = wrong.take_along_dim(chosen[..., None], 1)
+    width = max(right.shape[1], wrong.shape[2])
+    right, wrong = (pad(ids, (0, width - ids.shape[-1])) for ids in (right[:, None], wrong))
+    return without_padding(torch.cat([right, wrong], 1))
+
+
+def hard_captions(similarities: Tensor, captions: Tensor, generator: Generator) -> Tensor:
+    """For each picture the caption of another, drawn by its similarity `[B, B]`: `[B, L]`, never an equal one."""
+    is_equal = (captions[:, None] == captions[None]).all(-1).cpu()
+    weights = similarities.detach().float().cpu().softmax(1).masked_fill(is_equal, 0) + 1e-6 * ~is_equal
+    return captions[torch.multinomial(weights, 1, generator=generator)[:, 0].to(captions.device)]
+
+
+def matching_logits(model, image_embeds: Tensor, texts: Tensor) -> Tensor:
+    """Whether each of `[B, Q, L]` texts fits its picture: `[B, Q, 2]`, the last index 1 for a fit."""
+    hidden = read(model.text_encoder, image_embeds, texts)
+    return model.itm_head(hidden[:, 0]).view(*texts.shape[:2], 2)
+
+
+def matching_loss(logits: Tensor) -> Tensor:
+    """Cross-entropy where the first text of each picture fits and the others do not, both weighing the same."""
+    logits = logits.float()
+    right, wrong = logits[:, 0], logits[:, 1:].flatten(0, 1)
+    fits, does_not = (torch.full((len(each),), label, device=each.device) for label, each in ((1, right), (0, wrong)))
+    return (cross_entropy(right, fits) + cross_entropy(wrong, does_not)) / 2
+
+
+def train_retrieval(
+    model: BlipForImageTextRetrieval,
+    data: Examples,
+    image_embeds: Tensor,
+    measure,
+    processor: BlipProcessor,
+    file: Path,
+    seed: int,
+) -> None:
+    """Train the text encoder and the heads on contrast and matching (BLIP, section 3.2), the vision model as it is.
+
+    What does not fit a picture is its own caption with one word exchanged, and the caption of a picture like it.
+    """
+    model.vision_model.requires_grad_(False)
+    contrast = Contrast(model.vision_proj, model.text_proj)
+    module = nn.ModuleDict({"model": model, "contrast": contrast}).to(training_device())
+
+    def losses_of(generator: Generator) -> dict[str, Tensor]:
+        rows = torch.randint(len(image_embeds), (PICTURES_PER_STEP,), generator=generator)
+        embeds = image_embeds[rows].to(training_device())
+        texts = candidate_texts(data, rows, processor.tokenizer, generator).to(training_device())
+        contrast_loss, similarities = contrast(model.text_encoder, embeds, texts[:, 0], texts[:, 1])
+        hard = hard_captions(similarities, texts[:, 0], generator)
+        logits = matching_logits(model, embeds, torch.cat([texts, hard[:, None]], 1))
+        return {"contrast": contrast_loss, "matching": matching_loss(logits)}
+
+    fit(module, losses_of, STEPS, PEAK_LEARNING_RATE, file, seed, measure, REPORT_EVERY)
+
+
+def tokenized(texts: list[str], processor: BlipProcessor) -> Tensor:
+    """Texts as token ids `[N, L]`, padded, where training goes on."""
+    return processor.tokenizer(texts, padding=True, return_tensors="pt").input_ids.to(training_device())
+
+
+def recall_at_1(model, image_embeds: Tensor, texts: Tensor, is_reranked: bool) -> dict[str, float]:
+    """How often picture i finds text i among all N, and text i picture i.
+
+    Ranked by contrast; with `is_reranked`, the first of them by matching (BLIP, section 4.1).
+    """
+    contrast = Contrast(model.vision_proj, model.text_proj).to(image_embeds.device)
+    features = [contrast.features(model.text_encoder, image_embeds, texts)]
+    similarities = features[0][0].float() @ features[0][1].float().t()
+    scores = {"picture to text": similarities, "text to picture": similarities.t()}
+    targets = torch.arange(len(texts), device=texts.device)
+    recalls = {}
+    for name, rows in scores.items():
+        best = rows.topk(RERANKED if is_reranked else 1, dim=1).indices
+        if is_reranked:
+            fits = [
+                matching_of_row(model, image_embeds, texts, row, candidates, name)
+                for row, candidates in enumerate(tqdm(best, desc=name, mininterval=5))
+            ]
+            best = best.gather(1, torch.stack(fits).argmax(1, keepdim=True))
+        recalls[name] = (best[:, 0] == targets).float().mean().item()
+    return recalls
+
+
+def matching_of_row(model, image_embeds: Tensor, texts: Tensor, row: int, candidates: Tensor, name: str) -> Tensor:
+    """How well candidate texts fit picture `row`, or candidate pictures text `row`: `[candidates]`."""
+    if name == "picture to text":
+        logits = matching_logits(model, image_embeds[row : row + 1], texts[candidates][None])[0]
+    else:
+        repeated = texts[row].expand(len(candidates), 1, -1)
+        logits = matching_logits(model, image_embeds[candidates], repeated)[:, 0]
+    return logits[:, 1] - logits[:, 0]
+
+
+def matching_rates(model, image_embeds: Tensor, scenes: list[Scene], processor: BlipProcessor) -> dict[str, float]:
+    """How often a scene's caption is taken to fit and one with a wrong word not to, by kind of word."""
+    right_by: dict[str, list[tuple[bool, bool]]] = {}
+    for embeds, scene in zip(image_embeds, scenes, strict=True):
+        wrong = wrong_captions(scene, random.Random(scene.jitter))
+        texts = tokenized([caption(scene), *(text for _, text in wrong)], processor)
+        fits = matching_logits(model, embeds[None], texts[None])[0].argmax(1).tolist()
+        for (kind, _), wrong_fits in zip(wrong, fits[1:], strict=True):
+            right_by.setdefault(kind, []).append((fits[0] == 1, wrong_fits == 0))
+    return {
+        kind: sum(accepted + refused for accepted, refused in pairs) / (2 * len(pairs))
+        for kind, pairs in right_by.items()
+    }
+
+
+@torch.no_grad()
+def retrieval_rates(
+    model, image_embeds: Tensor, scenes: list[Scene], processor: BlipProcessor, is_reranked: bool
+) -> dict[str, float]:
+    """Recall@1 among scenes with different captions, and matching of pairs that differ in one word."""
+    by_caption = {caption(scene): row for row, scene in reversed(list(enumerate(scenes)))}
+    rows = torch.tensor(list(by_caption.values()))
+    image_embeds = image_embeds.to(training_device())
+    with fast_precision():
+        texts = tokenized(list(by_caption), processor)
+        recalls = recall_at_1(model, image_embeds[rows], texts, is_reranked)
+        return recalls | matching_rates(model, image_embeds, scenes, processor)

@@ -1,0 +1,311 @@
+"""Train small BLIPs on drawn scenes: one that answers and captions, and one that matches texts with pictures.
+
+    python models/train_scenes.py vqa           also learns easy-VQA's training split
+    python models/train_scenes.py retrieval     begins with the vision model and text encoder of the first
+
+Interrupt it as you like: it goes on from the checkpoints in its build folder. Pictures are drawn there once.
+"""
+
+import argparse
+import os
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from scene_data import (
+    MAX_QUESTION_TOKENS,
+    Examples,
+    build_processor,
+    draw_scenes,
+    easy_vqa_examples,
+    join_examples,
+    scene_examples,
+    training_scenes,
+)
+from scene_fit import fast_precision, fit, step_generator, training_device
+from scene_losses import (
+    Contrast,
+    answer,
+    describe,
+    is_said,
+    sample_questions,
+    text_loss,
+    to_pixel_values,
+    without_padding,
+)
+from scene_retrieval import begin_retrieval, retrieval_rates, train_retrieval
+from torch import Generator, Tensor, nn
+from torch.nn.functional import pad
+from tqdm.auto import tqdm
+from transformers import BertTokenizerFast, BlipConfig, BlipForQuestionAnswering, BlipProcessor, GenerationConfig
+
+from blip_openvino.ir.scenes import IMAGE_SIZE, make_scenes
+
+HERE = Path(__file__).resolve().parent
+BUILD = HERE.parent / "build" / "scenes"
+
+SCENES, HELD_OUT_SCENES = 60_000, 400
+EASY_VQA_VIEWS = 4
+SCENES_PER_STEP, SHAPES_PER_STEP = 64, 12
+QUESTIONS_PER_IMAGE = 8
+DESCRIBE_STEPS, ANSWER_STEPS = 7000, 4000
+PEAK_LEARNING_RATE = 1e-3
+REPORT_EVERY = 500
+HIDDEN_SIZE, PATCH_SIZE = 160, 12
+# BLIP's own 0.02 (text) and 1e-10 (vision) suit 768 wide layers and trained weights.
+INITIALIZER_RANGE = 0.06
+
+
+def build_model(tokenizer: BertTokenizerFast) -> BlipForQuestionAnswering:
+    """Give a randomly initialised BLIP of 3.8 M parameters for `tokenizer`'s vocabulary."""
+    token_ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.sep_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    text_config = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": HIDDEN_SIZE,
+        "encoder_hidden_size": HIDDEN_SIZE,
+        "intermediate_size": 2 * HIDDEN_SIZE,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 5,
+        "max_position_embeddings": MAX_QUESTION_TOKENS,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": INITIALIZER_RANGE,
+        "sep_token_id": tokenizer.sep_token_id,
+        **token_ids,
+    }
+    vision_config = {
+        "image_size": IMAGE_SIZE,
+        "patch_size": PATCH_SIZE,
+        "hidden_size": HIDDEN_SIZE,
+        "intermediate_size": 4 * HIDDEN_SIZE,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 5,
+        "initializer_range": INITIALIZER_RANGE,
+    }
+    config = BlipConfig(
+        text_config=text_config,
+        vision_config=vision_config,
+        projection_dim=HIDDEN_SIZE,
+        image_text_hidden_size=HIDDEN_SIZE,
+    )
+    model = BlipForQuestionAnswering(config)
+    model.generation_config = GenerationConfig(**token_ids)
+    return model
+
+
+def to_device(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Move tensors to the device that trains."""
+    return tuple(tensor.to(training_device()) for tensor in tensors)
+
+
+def encode_images(model, images: Tensor, processor: BlipProcessor) -> Tensor:
+    """Run the vision model on `[B, 3, 96, 96]` uint8: `[B, T, H]`."""
+    return model.vision_model(to_pixel_values(*to_device(images), processor.image_processor)).last_hidden_state
+
+
+@torch.no_grad()
+def encode_all(model, images: Tensor, processor: BlipProcessor) -> Tensor:
+    """The image tokens of all pictures, `[N, T, H]` bfloat16, not on a GPU."""
+    with fast_precision():
+        batches = [
+            encode_images(model, batch, processor).to("cpu", torch.bfloat16)
+            for batch in tqdm(images.split(128), desc="encoding", unit="batch", mininterval=5)
+        ]
+    return torch.cat(batches)
+
+
+def rates(right_by: dict[str, list[Tensor]]) -> dict[str, float]:
+    """The share that is right, by name."""
+    return {name: torch.cat(right).float().mean().item() for name, right in right_by.items()}
+
+
+def caption_rates(model, data: Examples, processor: BlipProcessor) -> dict[str, float]:
+    """How often captions and inventories are word for word those of `data`, whose pictures all have both."""
+    right_by = defaultdict(list)
+    for rows in torch.arange(len(data.images)).split(100):
+        texts = to_device(data.captions[rows], data.inventories[rows])
+        logits = describe(model, encode_images(model, data.images[rows], processor), list(texts))
+        for name, each, ids in zip(("captions", "inventories"), logits, texts, strict=True):
+            has_text = ids[:, 0] != 0
+            right_by[name].append(is_said(each, ids)[has_text].cpu())
+    return rates(right_by)
+
+
+def answer_rates(model, data: Examples, processor: BlipProcessor) -> dict[str, float]:
+    """How often questions about the pictures of `data`, up to eight of each, are answered right, in all and by kind."""
+    right_by = defaultdict(list)
+    for rows in torch.arange(len(data.images)).split(50):
+        *asked, kinds = sample_questions(data, rows, QUESTIONS_PER_IMAGE, step_generator(0, 0))
+        questions, answers = to_device(*asked)
+        logits = answer(model, encode_images(model, data.images[rows], processor), questions, answers)
+        right, kinds = is_said(logits, answers).cpu(), kinds.flatten()
+        right_by["answers"].append(right[kinds >= 0])
+        for index, kind in enumerate(data.kind_names):
+            right_by[kind].append(right[kinds == index])
+    return rates(right_by)
+
+
+def as_text(scores: dict[str, float]) -> str:
+    """Scores in per cent, on a line."""
+    return ", ".join(f"{name} {100 * score:.1f}" for name, score in scores.items())
+
+
+def sample_rows(data: Examples, scenes: int, generator: Generator) -> Tensor:
+    """Draw the pictures of a step: scenes, which are the first `scenes` rows of `data`, and shapes of easy-VQA."""
+    shapes = len(data.images) - scenes
+    return torch.cat(
+        [
+            torch.randint(scenes, (SCENES_PER_STEP,), generator=generator),
+            scenes + torch.randint(shapes, (SHAPES_PER_STEP,), generator=generator),
+        ]
+    )
+
+
+def contrast_texts(data: Examples, rows: Tensor, start: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """The captions `[B, L]` of scenes as the text encoder reads them, after "[CLS]", and one wrong one of each."""
+    right = data.captions[rows].clone()
+    right[:, 0] = start
+    chosen = torch.randint(data.wrong.shape[1], (len(rows),), generator=generator)
+    wrong = data.wrong[rows, chosen]
+    width = max(right.shape[1], wrong.shape[1])
+    return tuple(pad(ids, (0, width - ids.shape[1])) for ids in (right, wrong))
+
+
+def train_captions(model, data: Examples, scenes: int, held_out: list[Examples], processor, folder: Path, seed: int):
+    """Train the vision model and the decoder to caption pictures and to say all that is in them, cell by cell.
+
+    The image's first token learns to match the caption, which retrieval needs; the text encoder that does it here is
+    only a help.
+    """
+    contrast = Contrast(nn.Linear(HIDDEN_SIZE, HIDDEN_SIZE), nn.Linear(HIDDEN_SIZE, HIDDEN_SIZE))
+    module = nn.ModuleDict({"model": model, "contrast": contrast}).to(training_device())
+
+    def losses_of(generator: Generator) -> dict[str, Tensor]:
+        rows = sample_rows(data, scenes, generator)
+        image_embeds = encode_images(model, data.images[rows], processor)
+        texts = to_device(without_padding(data.captions[rows]), without_padding(data.inventories[rows]))
+        said = [text_loss(*each) for each in zip(describe(model, image_embeds, list(texts)), texts, strict=True)]
+        matched = to_device(*contrast_texts(data, rows[:SCENES_PER_STEP], processor.tokenizer.cls_token_id, generator))
+        contrast_loss, _ = contrast(model.text_encoder, image_embeds[:SCENES_PER_STEP], *matched)
+        return {"caption": said[0], "inventory": said[1], "contrast": 0.1 * contrast_loss}
+
+    def report() -> str:
+        return "; ".join(as_text(caption_rates(model, each, processor)) for each in held_out)
+
+    fit(module, losses_of, DESCRIBE_STEPS, PEAK_LEARNING_RATE, folder / "captions.pt", seed, report, REPORT_EVERY)
+
+
+def train_answers(model, data: Examples, scenes: int, held_out: list[Examples], processor, folder: Path, seed: int):
+    """Train the text encoder and the decoder to answer, and the decoder to go on captioning.
+
+    The vision model stays as captions made it, so every picture is encoded once for all steps. The text encoder starts
+    as a copy of the decoder, whose cross-attention has learnt where to look; in BLIP's pre-training the two share these
+    weights throughout (section 3.2 of the paper).
+    """
+    model.text_encoder.load_state_dict(model.text_decoder.bert.state_dict())
+    model.vision_model.requires_grad_(False)
+    image_embeds = encode_all(model, data.images, processor)
+
+    def losses_of(generator: Generator) -> dict[str, Tensor]:
+        rows = sample_rows(data, scenes, generator)
+        (embeds,) = to_device(image_embeds[rows])
+        *asked, _ = sample_questions(data, rows, QUESTIONS_PER_IMAGE, generator)
+        captions, *asked = to_device(without_padding(data.captions[rows]), *asked)
+        said = describe(model, embeds, [captions])[0]
+        return {
+            "caption": text_loss(said, captions),
+            "answer": text_loss(answer(model, embeds, *asked), asked[1]),
+        }
+
+    def report() -> str:
+        scores = [
+            as_text(
+                {"captions": caption_rates(model, each, processor)["captions"]} | answer_rates(model, each, processor)
+            )
+            for each in held_out
+        ]
+        return "; ".join(scores)
+
+    fit(model, losses_of, ANSWER_STEPS, PEAK_LEARNING_RATE, folder / "answers.pt", seed, report, REPORT_EVERY)
+
+
+def save_checkpoint(model, processor: BlipProcessor, folder: Path) -> None:
+    """Write model and processor to `folder`, file by file from a finished copy: a killed run leaves no torn file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as unfinished:
+        model.save_pretrained(unfinished)
+        processor.save_pretrained(unfinished)
+        for file in Path(unfinished).iterdir():
+            os.replace(file, folder / file.name)
+
+
+def load_examples(processor: BlipProcessor, build: Path, seed: int, count: int) -> tuple[Examples, int, list[Examples]]:
+    """What to train on, how many of its first rows are scenes, and what is held out: scenes and shapes."""
+    tokenizer = processor.tokenizer
+    scenes = scene_examples(training_scenes(seed, count), build / f"scenes-{seed}-{count}.npy", tokenizer)
+    shapes = easy_vqa_examples(False, EASY_VQA_VIEWS, tokenizer)
+    held_out = [
+        scene_examples(
+            make_scenes("validation", HELD_OUT_SCENES), build / f"validation-{HELD_OUT_SCENES}.npy", tokenizer
+        ),
+        easy_vqa_examples(True, 1, tokenizer),
+    ]
+    return join_examples(scenes, shapes), len(scenes.images), held_out
+
+
+def train_vqa(output: Path, build: Path, seed: int) -> None:
+    """Train the model of questions and captions from scratch, captions first."""
+    torch.manual_seed(seed)
+    processor = build_processor()
+    model = build_model(processor.tokenizer)
+    data, scenes, held_out = load_examples(processor, build, seed, SCENES)
+    folder = build / f"vqa-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    train_captions(model, data, scenes, held_out, processor, folder, seed)
+    train_answers(model, data, scenes, held_out, processor, folder, seed)
+    save_checkpoint(model.cpu(), processor, output)
+
+
+def train_matching(begin_with: Path, output: Path, build: Path, seed: int) -> None:
+    """Train the model of matching and retrieval, whose vision model is that of the checkpoint it begins with."""
+    torch.manual_seed(seed)
+    processor = BlipProcessor.from_pretrained(begin_with)
+    model = begin_retrieval(BlipForQuestionAnswering.from_pretrained(begin_with)).to(training_device())
+    scenes, held_out = training_scenes(seed, SCENES), make_scenes("validation", HELD_OUT_SCENES)
+    data = scene_examples(scenes, build / f"scenes-{seed}-{SCENES}.npy", processor.tokenizer)
+    pictures = draw_scenes(held_out, build / f"validation-{HELD_OUT_SCENES}.npy")
+    image_embeds, held_out_embeds = (encode_all(model, images, processor) for images in (data.images, pictures))
+
+    def report() -> str:
+        return as_text(retrieval_rates(model, held_out_embeds.float(), held_out, processor, is_reranked=False))
+
+    folder = build / f"retrieval-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    train_retrieval(model, data, image_embeds, report, processor, folder / "retrieval.pt", seed)
+    save_checkpoint(model.cpu(), processor, output)
+
+
+def main() -> None:
+    """Train one of the two models."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=("vqa", "retrieval"), help="which model to train")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, scenes and steps (default: 0)")
+    parser.add_argument(
+        "--output", type=Path, default=HERE, help="folder to save both in (default: beside this script)"
+    )
+    parser.add_argument("--build", type=Path, default=BUILD, help="folder of pictures and unfinished training")
+    arguments = parser.parse_args()
+    vqa = arguments.output / "blip-scenes"
+    if arguments.model == "vqa":
+        train_vqa(vqa, arguments.build, arguments.seed)
+    else:
+        train_matching(vqa, arguments.output / "blip-scenes-retrieval", arguments.build, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()

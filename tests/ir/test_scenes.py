@@ -1,0 +1,251 @@
+"""Drawn scenes: pictures show what scenes say, texts agree with them, and questions alone give nothing away."""
+
+import random
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+
+from blip_openvino.ir.scene_captions import caption, inventory, position, wrong_captions
+from blip_openvino.ir.scene_questions import KINDS, best_guesses, lone_items, scene_questions
+from blip_openvino.ir.scene_shapes import COLOURS, RGB, SHAPES
+from blip_openvino.ir.scenes import (
+    ACTIVITIES,
+    CELLS,
+    PLACES,
+    SKIES,
+    THINGS,
+    WORDS,
+    Item,
+    Scene,
+    draw_scene,
+    make_scene,
+    make_scenes,
+    skies_of,
+)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [make_scene(seed) for seed in range(4000)]
+
+
+@pytest.fixture(scope="module")
+def asked(scenes):
+    """(scene, question) of every question."""
+    return [(scene, question) for scene in scenes for question in scene_questions(scene)]
+
+
+def cell_pixels(scene: Scene, cell: int) -> np.ndarray:
+    """The pixels [H * W, 3] of a cell of the picture of a scene."""
+    row, column = divmod(cell, 3)
+    pixels = np.asarray(draw_scene(scene), np.int16)
+    return pixels[22 + 38 * row : 55 + 38 * row, 2 + 32 * column : 30 + 32 * column].reshape(-1, 3)
+
+
+def is_near(pixels: np.ndarray, colour: str) -> np.ndarray:
+    return (abs(pixels - RGB[colour]) < 12).all(-1)
+
+
+def test_same_seed_gives_the_same_pixels_texts_and_questions():
+    first, second = make_scene(7), make_scene(7)
+    assert first == second
+    assert draw_scene(first).tobytes() == draw_scene(second).tobytes()
+    assert (caption(first), inventory(first)) == (caption(second), inventory(second))
+    assert scene_questions(first) == scene_questions(second)
+    assert make_scene(8) != first
+
+
+def test_jitter_moves_what_is_drawn_and_changes_no_word():
+    scene = make_scene(7)
+    moved = Scene(scene.place, scene.sky, scene.items, scene.jitter + 1)
+    assert moved.key == scene.key
+    assert moved != scene
+    assert draw_scene(moved).tobytes() != draw_scene(scene).tobytes()
+    assert scene_questions(moved) == scene_questions(scene)
+
+
+def test_scenes_kept_for_measuring_differ_in_more_than_jitter():
+    kept = {split: {scene.key for scene in make_scenes(split, 200)} for split in ("validation", "test")}
+    assert {split: len(keys) for split, keys in kept.items()} == {"validation": 200, "test": 200}
+    assert make_scenes("test", 3) == make_scenes("test", 200)[:3]
+    assert kept["validation"] != kept["test"]
+
+
+def test_pictures_have_the_size_asked_for():
+    assert draw_scene(make_scene(0)).size == (96, 96)
+    assert draw_scene(make_scene(0), 192).size == (192, 192)
+
+
+def test_every_place_sky_thing_colour_activity_word_cell_and_count_occurs(scenes):
+    items = [item for scene in scenes for item in scene.items]
+    assert {scene.place for scene in scenes} == set(PLACES)
+    assert {scene.sky for scene in scenes} == set(SKIES)
+    assert {item.kind for item in items} == {*THINGS, "person", "sign"}
+    assert {item.colour for item in items} == set(COLOURS)
+    assert {item.detail for item in items} == {"", *ACTIVITIES, *WORDS}
+    assert {item.cell for item in items} == set(range(len(CELLS)))
+    assert {len(scene.items) for scene in scenes} == {1, 2, 3, 4, 5, 6}
+    counts = Counter(count for scene in scenes for count in Counter(item.kind for item in scene.items).values())
+    assert set(counts) == {1, 2, 3, 4, 5}
+
+
+def test_a_cell_holds_one_item_and_a_kind_has_one_colour(scenes):
+    for scene in scenes:
+        cells = [item.cell for item in scene.items]
+        assert cells == sorted(set(cells))
+        things = {(item.kind, item.colour) for item in scene.items if item.kind in THINGS}
+        assert len(things) == len({kind for kind, _ in things})
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("cell", [0, 4])
+def test_a_colour_is_seen_where_its_thing_is_and_not_in_another_cell(shape, cell):
+    kind, detail = ("person", shape) if shape in ACTIVITIES else (shape, "")
+    for sky in ("sunny", "night"):
+        scene = Scene("field", sky, (Item(cell, kind, "purple", detail),), jitter=cell)
+        assert is_near(cell_pixels(scene, cell), "purple").sum() > 25
+        assert not any(is_near(cell_pixels(scene, other), "purple").any() for other in range(6) if other != cell)
+
+
+def test_places_skies_things_activities_and_words_all_look_different():
+    def picture(place="field", sky="sunny", **item):
+        return draw_scene(Scene(place, sky, (Item(**{"cell": 4, "kind": "dog", "colour": "red"} | item),))).tobytes()
+
+    pictures = [picture(place, sky) for place in PLACES for sky in skies_of(place)]
+    pictures += [picture(kind=kind, colour="blue") for kind in THINGS]
+    pictures += [picture(kind="person", detail=activity) for activity in ACTIVITIES]
+    pictures += [picture(kind="sign", detail=word) for word in WORDS]
+    assert len(set(pictures)) == len(pictures)
+
+
+def test_captions_are_short_and_seldom_shared(scenes):
+    captions = [caption(scene) for scene in scenes]
+    assert max(len(text.split()) for text in captions) <= 19
+    assert len(set(captions)) > 0.97 * len(captions)
+
+
+@pytest.mark.parametrize(
+    ("place", "sky", "items", "expected"),
+    [
+        ("beach", "sunny", [Item(0, "dog", "red")], "a red dog at the top left on the sunny beach"),
+        (
+            "snow",
+            "night",
+            [Item(3, "tree", "blue"), Item(5, "cat", "pink")],
+            "a pink cat to the right of a blue tree in the snow at night",
+        ),
+        (
+            "street",
+            "rainy",
+            [Item(1, "house", "black"), Item(4, "person", "red", "reading")],
+            "a person in red reading below a black house on the rainy street",
+        ),
+        (
+            "field",
+            "sunset",
+            [Item(0, "sign", detail="stop"), Item(1, "person", "red", "fishing"), Item(2, "person", "blue", "running")],
+            "a person in red fishing between a stop sign and a person in blue in the field at sunset",
+        ),
+        (
+            "desert",
+            "cloudy",
+            [Item(0, "bus", "white"), Item(1, "ball", "green"), Item(5, "bus", "white")],
+            "two white buses and a green ball in the cloudy desert",
+        ),
+    ],
+)
+def test_caption_says_what_is_where(place, sky, items, expected):
+    assert caption(Scene(place, sky, tuple(items))) == expected
+
+
+def test_inventory_tells_scenes_apart_exactly_as_their_keys_do(scenes):
+    assert len({inventory(scene) for scene in scenes}) == len({scene.key for scene in scenes})
+
+
+def test_wrong_captions_differ_in_one_word_and_are_no_other_caption_of_the_scene(scenes):
+    kinds = Counter()
+    for seed, scene in enumerate(scenes[:500]):
+        for kind, wrong in wrong_captions(scene, random.Random(seed)):
+            words, wrong_words = caption(scene).split(), wrong.split()
+            assert sum(a != b for a, b in zip(words, wrong_words, strict=True)) == 1
+            kinds[kind] += 1
+    assert {"colour", "number", "thing", "place"} < set(kinds)
+
+
+def test_every_kind_is_asked_and_no_question_has_two_answers(asked):
+    assert {question.kind for _, question in asked} == set(KINDS)
+    assert len(KINDS) == 10
+    answers = defaultdict(set)
+    for scene, question in asked:
+        answers[scene.key, question.question].add(question.answer)
+    assert {len(each) for each in answers.values()} == {1}
+
+
+def test_the_best_guess_from_the_text_alone_is_right_at_most_half_of_the_time(asked):
+    guesses = best_guesses((question.kind, question.question, question.answer) for _, question in asked)
+    assert set(guesses) == set(KINDS)
+    assert max(guesses.values()) <= 0.5, guesses
+
+
+def test_best_guess_of_a_text_with_one_answer_is_always_right():
+    assert best_guesses([("a", "who?", "me"), ("a", "who?", "me"), ("b", "is it?", "yes"), ("b", "is it?", "no")]) == {
+        "a": 1,
+        "b": 0.5,
+    }
+
+
+def test_what_is_related_cannot_be_told_by_leaving_out_what_the_question_names(asked):
+    relations = [each for each in asked if each[1].kind == "spatial relations" and each[1].answer not in ("yes", "no")]
+    assert len(relations) > 500
+    for scene, question in relations:
+        left_over = {item.kind for item in scene.items if item.kind not in question.question}
+        assert question.answer in left_over
+        assert len(left_over) >= 3
+
+
+def test_counts_run_evenly_from_none_to_five(asked):
+    counts = Counter(
+        question.answer
+        for _, question in asked
+        if question.kind == "counting"
+        and not any(word in question.question for word in ("people", "animals", "vehicles"))
+    )
+    assert set(counts) == set("012345")
+    assert max(counts.values()) < 0.25 * counts.total()
+
+
+def test_answers_agree_with_the_scene(asked):
+    checked = Counter()
+    for scene, question in asked:
+        words = question.question.rstrip("?").split()
+        lone = {item.kind: item for item in lone_items(scene)}
+        match words:
+            case ["how", "many", plural, *_] if plural.rstrip("s") in THINGS:
+                right = str(sum(item.kind == plural.rstrip("s") for item in scene.items))
+            case ["where", "is", "the", kind]:
+                right = CELLS[lone[kind].cell]
+            case ["is", "there", "no", kind]:
+                right = "no" if any(item.kind == kind for item in scene.items) else "yes"
+            case ["is", "there", "a", colour, kind] if colour in COLOURS:
+                right = "yes" if any((item.kind, item.colour) == (kind, colour) for item in scene.items) else "no"
+            case ["what", "color", "is", "the", kind] if kind in THINGS:
+                right = lone[kind].colour
+            case ["what", "is", "the", "person", "doing"]:
+                right = lone["person"].detail
+            case ["what", "does", "the", "sign", "say"]:
+                right = lone["sign"].detail
+            case ["what", "is", "above", "the", kind]:
+                right = next(item.kind for item in scene.items if item.cell == lone[kind].cell - 3)
+            case ["is", "the", kind, "to", "the", "left", "of", "the", other]:
+                right = "yes" if position(lone[kind])[1] < position(lone[other])[1] else "no"
+            case ["should", "they", "take", "an", "umbrella"]:
+                right = "yes" if scene.sky == "rainy" else "no"
+            case ["which", "of", "them", "can", "fly"]:
+                flying = {item.kind for item in scene.items} & {"bird", "butterfly", "plane", "kite"}
+                right = flying.pop() if flying else "none"
+            case _:
+                continue
+        assert question.answer == right, (scene, question)
+        checked[words[0], words[1], question.kind] += 1
+    assert {kind for *_, kind in checked} == set(KINDS) - {"object recognition", "scene"}
