@@ -126,7 +126,7 @@ def test_operations_are_those_that_pytorch_counts(seed):
 
 
 def test_tables_show_each_rivals_best_and_where_ours_loses_or_failed():
-    results = report.latest_results()
+    results = next(each for each in report.filed_results() if each["machine"]["instruction_set"] == "avx2")
     seconds = {"PyTorch fp32": [3.0], "published FP16": [2.0], "published INT8": [1.0], "ONNX Runtime fp32": [0.5]}
     results["seconds"]["answer"] = seconds | {"ours FP16": [0.25, 0.26, 0.9], "ours INT8": [0.125]}
     results["seconds"]["caption"] = seconds | {"ours FP16": [0.6]}
