@@ -268,7 +268,7 @@ class OVBlipModel:
 def greedy_search(
     state: DecoderState, input_ids: np.ndarray, attention_mask: np.ndarray, settings: GenerationSettings
 ) -> GreedyOutput:
-    """Take the likeliest token until every row has ended, as `generate` of transformers does without further wishes.
+    """Take the likeliest token until every row has ended, as `generate` of transformers does.
 
     Args:
         state: a new generation.
@@ -276,17 +276,17 @@ def greedy_search(
         attention_mask: [rows, T] int64, 0 for padding on the left.
         settings: which tokens end a row and fill it up, and how long it gets.
 
-    Returns:
-        [rows, T + new tokens] int64, a row that ends early filled up with the padding token; and log-probabilities.
+    Returns: rows that end early are filled up with the padding token.
     """
     tokens, ended, likely = [input_ids], np.zeros(len(input_ids), bool), np.zeros(len(input_ids), np.float32)
     if settings.streamer is not None:
         settings.streamer.put(input_ids)
     for step in range(settings.max_new_tokens):
         logits = state.step(tokens[-1], attention_mask)
+        allowed = logits
         if step < settings.min_new_tokens:
-            logits[:, settings.eos_token_id] = -np.inf
-        chosen = np.where(ended, settings.pad_token_id, logits.argmax(axis=1))
+            allowed = np.where(np.arange(logits.shape[1]) == settings.eos_token_id, -np.inf, logits)
+        chosen = np.where(ended, settings.pad_token_id, allowed.argmax(axis=1))
         likely += np.where(ended, 0, log_probabilities(logits, chosen))
         tokens.append(chosen[:, None])
         attention_mask = np.pad(attention_mask, ((0, 0), (0, 1)), constant_values=1)

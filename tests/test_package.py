@@ -72,7 +72,7 @@ def test_the_wheels_command_answers_and_names_the_extra_that_converting_needs(in
     assert done.stdout.splitlines() == [question.answer], done.stderr
     done = run_installed(installed, tmp_path, "-m", "blip_openvino", "convert", str(ROOT / "models" / "blip-easy-vqa"))
     assert done.returncode == 1
-    assert 'pip install "blip-openvino[convert]"' in done.stderr
+    assert 'pip install ".[convert]"' in done.stderr
 
 
 def test_requirements_are_those_of_pyproject():

@@ -12,19 +12,19 @@ from itertools import islice
 
 import numpy as np
 
-from blip_model import OVBlipModel
-from blip_openvino.runtime.arrays import GreedyOutput
+from blip_model import ROWS_AT_ONCE, OVBlipModel
+from blip_openvino.runtime.arguments import check_pieces, resolve_settings
 from blip_openvino.runtime.decoder import DecoderState
 from blip_openvino.runtime.encoded import EncodedImages, EncoderTokens
 from blip_openvino.runtime.images import ImageSource
-from blip_openvino.runtime.inputs import as_prompts
+from blip_openvino.runtime.inputs import check_text
 from blip_openvino.runtime.processor import OVBlipProcessor
 from blip_openvino.runtime.scores import rank_texts, score_texts
 
 IMAGES_AT_ONCE = 8
 """How many images of a list are held as pixels at a time: at BLIP base 14 MB, and their files decoded one by one."""
 RANKED = 128
-"""Of how many answers `Blip.rank` reads the whole, as BLIP's evaluation does."""
+"""How many answers `Blip.rank` reads to their end, the likeliest by their first token, as BLIP's evaluation does."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class Match:
 class Blip:
     """A model and its processor: images and texts in, texts out.
 
-    Every method takes one image (a path, bytes, an open file, a PIL image, an array of pixels [H, W, 3], or what
-    `encode_images` made of one) and one text, or lists of them: one image with many texts is encoded once, many images
-    may share one text, and else both lists have one length. Of lists the result is a list. Images of a list are read
-    eight at a time. `generate` are the arguments of transformers' `generate`, such as `num_beams=3` or
-    `max_new_tokens=40`; with `num_return_sequences` there is a list of answers in place of each.
+    Every method takes one image (a path, bytes, an open file, a PIL image, or an array of pixels [H, W, 3]) and one
+    text, or lists of them, and in place of one image what `encode_images` made of it. One image with many texts is
+    encoded once, many images may share one text, and else both lists have one length. Of lists the result is a list.
+    Images of a list are read eight at a time. `generate` are the arguments of transformers' `generate`, such as
+    `num_beams=3` or `max_new_tokens=40`; with `num_return_sequences` there is a list of answers in place of each.
 
     Raises:
         ValueError: an image, a text or an argument is wrong, or the checkpoint cannot do this; the message names it.
@@ -98,20 +98,33 @@ class Blip:
         As BLIP's own evaluation ranks its candidates (Li et al., 2022, section 4.3): by their first tokens, and then
         the best 128 of them by the whole of each.
         """
-        config, answers = self.model.config.text_config, list(dict.fromkeys(answers))
+        if self.model.text_encoder is None or self.model.text_decoder is None:
+            raise ValueError("this checkpoint cannot read a question and answer it: use one such as blip-vqa-base")
+        config, answers = self.model.config.text_config, list(dict.fromkeys(as_list(answers)))
         ids = self.processor(text=answers)["input_ids"] if answers else np.zeros((1, 2))
         if (ids[:, 1] == config.sep_token_id).any() or ids.shape[1] < 3:
             raise ValueError(f"answers is {answers!r:.80}; it takes texts to choose from, none of them empty")
         ids[:, 0] = self.model.decoder_start_token_id
+        if is_list(image) or is_list(question):
+            raise ValueError("rank is about one image and one question: call it for each")
         encoded, inputs, _, _ = next(self._batches(image, question))
+        check_text(config, **inputs)
         tokens = self._read(encoded, inputs)
         scores = rank_texts(self.model.text_decoder, tokens, ids, RANKED, config.sep_token_id, config.pad_token_id)
         likely = np.exp(scores - scores.max())
         order = np.argsort(-likely, kind="stable").tolist()
         return {answers[index]: float(likely[index] / likely.sum()) for index in order}
 
-    def encode_images(self, images: Sequence[ImageSource]) -> EncodedImages:
-        """Many images, encoded once, to search among."""
+    def encode_images(self, images: ImageSource | Sequence[ImageSource] | EncodedImages) -> EncodedImages:
+        """One or many images, encoded once, to search among; those that this model has encoded come back as they are.
+
+        At BLIP base each takes 1.8 MB.
+        """
+        if isinstance(images, EncodedImages):
+            return self.model.encode_images(images)
+        images = as_list(images)
+        if not images:
+            raise ValueError("there is no image to encode: give at least one")
         parts = [
             self.model.encode_images(self.processor(images=images[start : start + IMAGES_AT_ONCE])["pixel_values"])
             for start in range(0, len(images), IMAGES_AT_ONCE)
@@ -123,61 +136,64 @@ class Blip:
             np.concatenate(features) if features else None,
         )
 
-    def similarity(self, images: Sequence[ImageSource] | EncodedImages, texts: Sequence[str]) -> np.ndarray:
-        """Image-text contrast of every pair: cosines [images, texts] float32."""
-        features = self.model.text_features(**self.processor(text=list(texts)))
-        encoded = images if isinstance(images, EncodedImages) else self.encode_images(images)
-        return encoded.features @ features.T
+    def similarity(self, images: Sequence[ImageSource] | EncodedImages, texts: str | Sequence[str]) -> np.ndarray:
+        """Image-text contrast of every pair, for retrieval checkpoints: cosines [images, texts] float32."""
+        features = self.model.text_features(**self.processor(text=as_list(texts)))
+        return self.encode_images(images).features @ features.T
 
-    def match_all(self, images: Sequence[ImageSource] | EncodedImages, texts: Sequence[str]) -> np.ndarray:
-        """Image-text matching of every pair: probabilities [images, texts] float32."""
-        encoded = images if isinstance(images, EncodedImages) else self.encode_images(images)
-        inputs = self.processor(text=list(texts))
+    def match_all(self, images: Sequence[ImageSource] | EncodedImages, texts: str | Sequence[str]) -> np.ndarray:
+        """Image-text matching of every pair, for retrieval checkpoints: probabilities [images, texts] float32."""
+        encoded, inputs = self.encode_images(images), self.processor(text=as_list(texts))
         return np.stack([self.model.match(encoded[i : i + 1], **inputs) for i in range(len(encoded))])
 
     def find_images(
         self, text: str, images: Sequence[ImageSource] | EncodedImages, top: int = 5, rerank: int = 32
     ) -> list[Match]:
-        """The images that a text describes best, best first.
+        """The `top` images that a text describes best, best first.
 
         As in the paper (Li et al., 2022, section 4.1): all are ranked by contrast, the first `rerank` of them anew by
         matching.
         """
-        encoded = images if isinstance(images, EncodedImages) else self.encode_images(images)
-        similarity = self.similarity(encoded, [text])[:, 0]
-        inputs = self.processor(text=text)
+        encoded, inputs = self.encode_images(images), self.processor(text=text)
 
         def match(chosen: np.ndarray) -> np.ndarray:
             rows = {name: np.repeat(array, len(chosen), axis=0) for name, array in inputs.items()}
             return self.model.match(encoded[chosen], **rows)
 
-        return best_matches(similarity, match, top, rerank)
+        return best_matches(self.similarity(encoded, text)[:, 0], match, top, rerank)
 
     def find_texts(
         self, image: ImageSource | EncodedImages, texts: Sequence[str], top: int = 5, rerank: int = 32
     ) -> list[Match]:
-        """The texts that describe an image best, best first, found as `find_images` does."""
-        encoded = image if isinstance(image, EncodedImages) else self.encode_images([image])
-        similarity = self.similarity(encoded, texts)[0]
-        inputs = self.processor(text=list(texts))
+        """The `top` texts that describe an image best, best first, found as `find_images` does."""
+        encoded, inputs = self.encode_images(image), self.processor(text=as_list(texts))
+        if len(encoded) != 1:
+            raise ValueError(f"find_texts is about one image, and {len(encoded)} were given: call it for each")
 
         def match(chosen: np.ndarray) -> np.ndarray:
             return self.model.match(encoded, **{name: array[chosen] for name, array in inputs.items()})
 
-        return best_matches(similarity, match, top, rerank)
+        return best_matches(self.similarity(encoded, texts)[0], match, top, rerank)
 
     def _texts(self, compute: Callable, images, texts, generate: dict) -> Answer | list:
-        answers, count = [], generate.get("num_return_sequences") or 1
+        generate = {name: value for name, value in generate.items() if name != "return_dict_in_generate"}
+        settings = resolve_settings(self.model.config.text_config, self.model.generation_config, [1], generate)
+        lists = as_list(images), as_list(texts)
+        check_pieces(settings, max(map(len, lists)), rows_at_once(lists[0]))
+        answers = []
         for encoded, inputs, some_images, some_texts in self._batches(images, texts):
-            found = compute(encoded, **inputs, **generate | {"return_dict_in_generate": True})
-            sequences = np.asarray(found.sequences)
-            if isinstance(found, GreedyOutput):
-                scores = found.log_probabilities
-            elif compute == self.model.generate_answer:
-                scores = self._scores(self._read(encoded, inputs), sequences, begun=1)
+            found = compute(encoded, **inputs, **generate, return_dict_in_generate=settings.is_greedy)
+            if settings.is_greedy:
+                sequences, scores = found.sequences, found.log_probabilities
             else:
-                scores = self._scores(encoded, sequences, begun=self._prompts(inputs))
+                asks = compute == self.model.generate_answer
+                tokens = self._read(encoded, inputs) if asks else encoded
+                prompts = inputs["attention_mask"].sum(axis=1).max() - 1 if inputs and not asks else 1  # less [SEP]
+                ends = settings.eos_token_id, settings.pad_token_id
+                sequences = found
+                scores = score_texts(DecoderState(self.model.text_decoder, tokens), sequences, int(prompts), *ends)
             rows = zip(map(self.processor.decode, sequences), scores.tolist(), strict=True)
+            count = len(sequences) // len(some_texts)
             written = [
                 [Answer(said, image, text, score) for said, score in islice(rows, count)]
                 for image, text in zip(some_images, some_texts, strict=True)
@@ -189,25 +205,18 @@ class Blip:
         """The questions as the decoder looks at them."""
         return EncoderTokens(self.model.read_texts(images, **inputs)["last_hidden_state"], inputs["attention_mask"])
 
-    def _prompts(self, inputs: Mapping[str, np.ndarray]) -> int:
-        """How many tokens captions begin with, those of the longest prompt."""
-        prompts = as_prompts(self.model.config.text_config, 0, *inputs.values())[0] if inputs else np.zeros((1, 1))
-        return prompts.shape[1]
-
-    def _scores(self, tokens: EncoderTokens, sequences: np.ndarray, begun: int) -> np.ndarray:
-        state, config = DecoderState(self.model.text_decoder, tokens), self.model.config.text_config
-        return score_texts(state, sequences, begun, config.sep_token_id, config.pad_token_id)
-
     def _batches(self, images, texts) -> Iterator[tuple[EncodedImages, dict[str, np.ndarray], list, list]]:
         """Some encoded images, the inputs of the texts about them, and both as they were given, a row each."""
         encoded = images if isinstance(images, EncodedImages) else None
-        images = list(images) if is_list(images) else [images]
-        texts = list(texts) if is_list(texts) else [texts]
+        if encoded is not None and len(encoded) != 1:
+            raise ValueError(f"{len(encoded)} encoded images in one: give one, encoded[i : i + 1], at a time")
+        images, texts = as_list(images), as_list(texts)
         if len(images) != len(texts) and 1 not in (len(images), len(texts)):
             raise ValueError(f"{len(images)} images do not go with {len(texts)} texts: give one of either, or as many")
         count = max(len(images), len(texts)) if images and texts else 0
-        for start in range(0, count, IMAGES_AT_ONCE):
-            batch = slice(start, min(start + IMAGES_AT_ONCE, count))
+        at_once = rows_at_once(images)
+        for start in range(0, count, at_once):
+            batch = slice(start, min(start + at_once, count))
             if encoded is None or len(images) > 1:
                 encoded = self.model.encode_images(self.processor(images=images[batch])["pixel_values"])
             some_images, some_texts = (
@@ -221,13 +230,23 @@ def is_list(values: object) -> bool:
     return isinstance(values, list | tuple)
 
 
+def as_list(values: object) -> list:
+    """Several as they are, and one as a list of it."""
+    return list(values) if is_list(values) else [values]
+
+
+def rows_at_once(images: Sequence[object]) -> int:
+    """How many texts are worked off together: many about one image, or few about as many images."""
+    return IMAGES_AT_ONCE if len(images) > 1 else ROWS_AT_ONCE
+
+
 def best_matches(
     similarity: np.ndarray, match: Callable[[np.ndarray], np.ndarray], top: int, rerank: int
 ) -> list[Match]:
     """The `top` best of many, by similarity [many], the first `rerank` anew by what `match` gives for their places."""
     order = np.argsort(-similarity, kind="stable")
     first = order[:rerank]
-    probability = match(first)
+    probability = match(first) if len(first) else first
     # Many probabilities round to 1: there the similarity decides.
     best = [Match(int(first[i]), float(similarity[first[i]]), float(probability[i])) for i in range(len(first))]
     best.sort(key=lambda found: (found.match, found.similarity), reverse=True)

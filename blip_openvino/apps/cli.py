@@ -118,7 +118,8 @@ def convert(model: str, output: Path | None, image_size: int | None) -> None:
     \b
     Example: blip-ov convert Salesforce/blip-vqa-base --output blip-vqa-base
     """
-    folder = convert_checkpoint(model, output or Path("build") / Path(model).resolve().name, image_size)
+    name = Path(model).resolve().name + (f"-{image_size}" if image_size else "")
+    folder = convert_checkpoint(model, output or Path("build") / name, image_size)
     click.echo(f"{folder} is ready")
     report_check(folder, "AUTO", "FP16")
 

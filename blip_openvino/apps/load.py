@@ -158,4 +158,5 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise ImportError(f'{error.name} is not installed: pip install "blip-openvino[{name}]"') from error
+        message = f'{error.name} is not installed: pip install ".[{name}]" in a clone of the repository'
+        raise ImportError(message) from error

@@ -1,10 +1,12 @@
 """Calibration data that suits a converted model, by what its folder says it is."""
 
+import hashlib
 from itertools import islice
 from pathlib import Path
 
 import datasets
 import numpy as np
+from PIL import Image
 from tqdm.auto import tqdm
 
 from blip_openvino.ir.easy_vqa import load_captions, load_questions
@@ -90,8 +92,12 @@ def own_data(source: str | Path, samples: int = SAMPLES, seed: int = SEED) -> da
     if not images:
         raise ValueError(f"{source} has no column of images to calibrate on, only {', '.join(columns)}")
     texts = next((name for name in ("text", "question", "caption") if name in columns), None)
-    rows = [
-        {"image": row[images[0]], "image_id": index, "text": str(row[texts] or "") if texts else ""}
-        for index, row in enumerate(islice(stream.shuffle(seed=seed, buffer_size=1000), samples))
-    ]
+    chosen = islice(stream.shuffle(seed=seed, buffer_size=1000), samples)
+    pairs = ((row[images[0]], str(row[texts] or "") if texts else "") for row in chosen)
+    rows = [{"image": image, "image_id": picture_id(image), "text": text} for image, text in pairs]
     return datasets.Dataset.from_list(rows)
+
+
+def picture_id(image: Image.Image) -> str:
+    """What tells one picture from another: a digest of its pixels."""
+    return hashlib.blake2b(image.convert("RGB").tobytes(), digest_size=8).hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from blip_openvino.runtime.decoder import DecoderState
@@ -16,7 +18,7 @@ def log_probabilities(logits: np.ndarray, input_ids: np.ndarray) -> np.ndarray:
 
 
 def score_texts(
-    state: DecoderState, input_ids: np.ndarray, begun: int, eos_token_id: int, pad_token_id: int
+    state: DecoderState, input_ids: np.ndarray, begun: int, eos_token_id: int | Sequence[int], pad_token_id: int
 ) -> np.ndarray:
     """The log-probability of texts, read at once: of each token after the first `begun`, which were given, to the end.
 
@@ -30,7 +32,7 @@ def score_texts(
     started = (input_ids != pad_token_id).cumsum(axis=1) > 0
     mask = np.pad(started[:, :-1], ((0, 0), (state.length, 0)), constant_values=True).astype(np.int64)
     logits = state.read(input_ids[:, :-1], mask, input_ids.shape[1] - begun)
-    found, is_end = log_probabilities(logits, input_ids[:, begun:]), input_ids[:, begun:] == eos_token_id
+    found, is_end = log_probabilities(logits, input_ids[:, begun:]), np.isin(input_ids[:, begun:], eos_token_id)
     return np.where(is_end.cumsum(axis=1) - is_end == 0, found, 0).sum(axis=1)
 
 
@@ -54,8 +56,8 @@ def rank_texts(
         [texts] float32, -inf for those that are not among the best.
     """
     state = DecoderState(text_decoder, tokens)
-    logits = state.step(input_ids[:1, :1])
-    first = log_probabilities(np.broadcast_to(logits, (len(input_ids), logits.shape[1])), input_ids[:, 1])
+    logits = state.step(input_ids[:1, :1])[0]
+    first = logits[input_ids[:, 1]] - np.logaddexp.reduce(logits)
     best = np.argsort(-first, kind="stable")[:most]
     state.reorder_cache(np.zeros(len(best)))
     scores = np.full(len(input_ids), -np.inf, np.float32)

@@ -26,6 +26,9 @@ def error_of(*arguments: object) -> str:
     return result.stderr
 
 
+HOW = 'pip install ".[convert]" in a clone of the repository'
+
+
 @pytest.fixture
 def asked(converted, monkeypatch, easy_vqa):
     """A question of easy-VQA; the converted folder is the model of commands that name none."""
@@ -105,7 +108,10 @@ def test_what_the_model_cannot_do_is_said(asked):
     ("error", "message"),
     [
         (OSError("no connection\n  try again"), "no connection try again"),
-        (ModuleNotFoundError("", name="torch"), 'torch is not installed: pip install "blip-openvino[convert]"'),
+        (
+            ModuleNotFoundError("", name="torch"),
+            'torch is not installed: pip install ".[convert]" in a clone of the repository',
+        ),
     ],
 )
 def test_an_error_becomes_one_line_that_names_the_extra_where_one_is_missing(asked, monkeypatch, error, message):
@@ -198,7 +204,7 @@ def test_demo_serves_the_page_of_a_folder(asked, converted, monkeypatch):
 
 def test_demo_without_gradio_names_the_extra(asked, monkeypatch):
     monkeypatch.setitem(sys.modules, "blip_openvino.apps.page", None)
-    assert 'pip install "blip-openvino[demo]"' in error_of("demo")
+    assert 'pip install ".[demo]"' in error_of("demo")
 
 
 def test_info_says_what_a_bug_report_needs():

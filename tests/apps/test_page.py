@@ -87,7 +87,7 @@ def test_options_reach_the_model(client, monkeypatch):
     assert short == " ".join(CAPTION.split()[:2])
     client.predict(handle_file(PATH), temperature=0.7, top_p=0.9, api_name="/answer")
     beams, sampled = [{name: each for name, each in kwargs.items() if np.isscalar(each)} for kwargs in seen]
-    scores = {"return_dict_in_generate": True}
+    scores = {"return_dict_in_generate": False}  # transformers gives the texts alone, which are scored afterwards
     assert beams == {"max_new_tokens": 2, "num_beams": 3} | scores
     sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
     assert sampled == {"max_new_tokens": 20, "num_beams": 1} | sampling | scores

@@ -97,6 +97,20 @@ def test_search_ranks_by_similarity_and_the_first_anew_by_matching(blip, easy_vq
     assert [each.index for each in texts] == np.argsort(-expected)[:3].tolist()
 
 
+def test_one_image_or_text_is_as_good_as_a_list_of_it_and_what_does_not_go_is_said(blip, easy_vqa):
+    path = easy_vqa.paths[0]
+    one, several = blip.encode_images(path), blip.encode_images(easy_vqa.paths[:2])
+    assert blip.similarity(one, TEXTS[0]) == pytest.approx(blip.similarity([path], TEXTS[:1]), abs=1e-4)
+    found = blip.find_images(TEXTS[0], several, rerank=0)
+    assert [each.match for each in found] == [None, None]
+    with pytest.raises(ValueError, match="find_texts is about one image, and 2 were given"):
+        blip.find_texts(several, TEXTS)
+    with pytest.raises(ValueError, match="there is no image to encode"):
+        blip.encode_images([])
+    with pytest.raises(ValueError, match="cannot read a question and answer it"):
+        blip.rank(path, "what is it?", ["a", "b"])
+
+
 def test_equal_probabilities_are_ordered_by_similarity():
     found = best_matches(np.array([0.1, 0.3, 0.2, 0.4]), lambda chosen: np.ones(len(chosen)), top=4, rerank=3)
     assert [(each.index, each.match) for each in found] == [(3, 1), (1, 1), (2, 1), (0, None)]

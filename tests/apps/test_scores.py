@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import F32
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from blip_model import OVBlipModel
 from blip_openvino.apps.blip import Blip
@@ -123,3 +123,24 @@ def test_only_the_likeliest_beginnings_are_read_to_their_end(blip, easy_vqa, mon
     assert len(found) == len(ANSWERS)
     assert np.count_nonzero(list(found.values())) == 2
     assert next(iter(found)) == question.answer
+
+
+def test_a_number_of_texts_from_a_configuration_counts_too(blip, easy_vqa):
+    config = GenerationConfig(num_beams=3, num_return_sequences=3)
+    paths = easy_vqa.paths[:2]
+    found = blip.caption(paths, generation_config=config)
+    assert found == blip.caption(paths, num_beams=3, num_return_sequences=3)
+    assert [len(each) for each in found] == [3, 3]
+
+
+def test_what_sees_one_batch_is_refused_where_images_are_read_in_several(blip, easy_vqa):
+    with pytest.raises(ValueError, match="streamer sees the rows of one batch"):
+        blip.caption(easy_vqa.paths[:9], streamer=print)
+    assert len(blip.caption(easy_vqa.paths[:9], num_beams=2)) == 9
+
+
+@pytest.mark.parametrize("generate", [{}, {"num_beams": 2}], ids=["greedy", "beams"])
+def test_a_score_is_the_models_own_whatever_length_is_asked_for(blip, easy_vqa, generate):
+    short = blip.caption(easy_vqa.paths[0])
+    longer = blip.caption(easy_vqa.paths[0], min_new_tokens=6, max_new_tokens=6, **generate)
+    assert longer.score < short.score - 1
