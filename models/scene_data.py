@@ -1,7 +1,6 @@
 """Drawn scenes and easy-VQA's training split as tensors: pictures, captions, inventories and questions with answers."""
 
 import random
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,29 +12,26 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 from tqdm.auto import tqdm
-from transformers import BertTokenizerFast, BlipImageProcessorPil, BlipProcessor
+from transformers import BertTokenizerFast, BlipProcessor
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "blip-easy-vqa"), str(HERE.parent)]
 
+from scene_captions import caption, inventory, wrong_captions  # noqa: E402
+from scene_questions import scene_questions  # noqa: E402
+from scenes import IMAGE_SIZE, Scene, draw_scene, make_scene, make_scenes  # noqa: E402
+from small_blip import build_processor  # noqa: E402
 from training_data import augment, free_margins, read_images  # noqa: E402
 
 from blip_openvino.ir.easy_vqa import Question, load_captions, load_questions, question_type  # noqa: E402
-from blip_openvino.ir.scene_captions import caption, inventory, wrong_captions  # noqa: E402
-from blip_openvino.ir.scene_questions import scene_questions  # noqa: E402
-from blip_openvino.ir.scenes import IMAGE_SIZE, Scene, draw_scene, make_scene, make_scenes  # noqa: E402
 
-MAX_QUESTION_TOKENS = 512
 QUESTIONS_PER_KIND = 4
 WRONG_CAPTIONS = 6
 VOCABULARY_SCENES = 4000
 
 
-def build_processor() -> BlipProcessor:
-    """Give BLIP's image processor and a BERT tokenizer whose vocabulary is the words of scenes and of easy-VQA.
-
-    As in BLIP, "[DEC]" and "[ENC]" are the last two entries; any other word becomes "[UNK]".
-    """
+def scenes_processor() -> BlipProcessor:
+    """A processor whose vocabulary is the words of scenes and of easy-VQA."""
     texts = set(load_captions("train").values())
     for question in load_questions("train"):
         texts.update((question.question, question.answer))
@@ -43,15 +39,7 @@ def build_processor() -> BlipProcessor:
         scene = make_scene(seed)
         texts.update((caption(scene), inventory(scene)))
         texts.update(text for each in scene_questions(scene, 9) for text in (each.question, each.answer))
-    words = sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower())})
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, "[DEC]", "[ENC]"]
-    tokenizer = BertTokenizerFast(
-        vocab={token: index for index, token in enumerate(tokens)},
-        bos_token="[DEC]",
-        additional_special_tokens=["[ENC]"],
-        model_max_length=MAX_QUESTION_TOKENS,
-    )
-    return BlipProcessor(BlipImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}), tokenizer)
+    return build_processor(texts, IMAGE_SIZE)
 
 
 class Texts:

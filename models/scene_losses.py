@@ -4,17 +4,9 @@ import torch
 from scene_data import Examples
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
-from transformers import BlipImageProcessorPil
 
 IGNORED = -100
 FAR_BELOW = torch.finfo(torch.bfloat16).min
-
-
-def to_pixel_values(images: Tensor, image_processor: BlipImageProcessorPil) -> Tensor:
-    """Turn `[B, 3, 96, 96]` uint8 into what `image_processor` makes of these pictures: float32, normalized."""
-    mean = torch.tensor(image_processor.image_mean, device=images.device).view(3, 1, 1)
-    std = torch.tensor(image_processor.image_std, device=images.device).view(3, 1, 1)
-    return (images / 255 - mean) / std
 
 
 def without_padding(ids: Tensor) -> Tensor:

@@ -4,23 +4,20 @@ import random
 from pathlib import Path
 
 import torch
+from scene_captions import caption, wrong_captions
 from scene_data import Examples
 from scene_fit import fast_precision, fit, training_device
 from scene_losses import Contrast, read, without_padding
+from scenes import Scene
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy, pad
-from tqdm.auto import tqdm
 from transformers import BlipForImageTextRetrieval, BlipForQuestionAnswering, BlipProcessor
-
-from blip_openvino.ir.scene_captions import caption, wrong_captions
-from blip_openvino.ir.scenes import Scene
 
 PICTURES_PER_STEP = 64
 WRONG_WORDS = 3
 STEPS = 5000
 PEAK_LEARNING_RATE = 5e-4
 REPORT_EVERY = 500
-RERANKED = 16
 
 
 def begin_retrieval(model: BlipForQuestionAnswering) -> BlipForImageTextRetrieval:
@@ -36,10 +33,10 @@ def after_cls(captions: Tensor, tokenizer) -> Tensor:
     return captions.masked_fill(captions == tokenizer.bos_token_id, tokenizer.cls_token_id)
 
 
-def candidate_texts(data: Examples, rows: Tensor, tokenizer, generator: Generator) -> Tensor:
-    """The caption of each picture of `rows` and some that are wrong by one word: `[B, 1 + WRONG_WORDS, L]`."""
+def candidate_texts(data: Examples, rows: Tensor, count: int, tokenizer, generator: Generator) -> Tensor:
+    """The caption of each picture of `rows` and `count` that are wrong by one word: `[B, 1 + count, L]`."""
     right, wrong = after_cls(data.captions[rows], tokenizer), data.wrong[rows]
-    chosen = torch.rand(wrong.shape[:2], generator=generator).topk(WRONG_WORDS, dim=1).indices
+    chosen = torch.rand(wrong.shape[:2], generator=generator).topk(count, dim=1).indices
     wrong = wrong.take_along_dim(chosen[..., None], 1)
     width = max(right.shape[1], wrong.shape[2])
     right, wrong = (pad(ids, (0, width - ids.shape[-1])) for ids in (right[:, None], wrong))
@@ -87,7 +84,7 @@ def train_retrieval(
     def losses_of(generator: Generator) -> dict[str, Tensor]:
         rows = torch.randint(len(image_embeds), (PICTURES_PER_STEP,), generator=generator)
         embeds = image_embeds[rows].to(training_device())
-        texts = candidate_texts(data, rows, processor.tokenizer, generator).to(training_device())
+        texts = candidate_texts(data, rows, WRONG_WORDS, processor.tokenizer, generator).to(training_device())
         contrast_loss, similarities = contrast(model.text_encoder, embeds, texts[:, 0], texts[:, 1])
         hard = hard_captions(similarities, texts[:, 0], generator)
         logits = matching_logits(model, embeds, torch.cat([texts, hard[:, None]], 1))
@@ -101,37 +98,14 @@ def tokenized(texts: list[str], processor: BlipProcessor) -> Tensor:
     return processor.tokenizer(texts, padding=True, return_tensors="pt").input_ids.to(training_device())
 
 
-def recall_at_1(model, image_embeds: Tensor, texts: Tensor, is_reranked: bool) -> dict[str, float]:
-    """How often picture i finds text i among all N, and text i picture i.
-
-    Ranked by contrast; with `is_reranked`, the first of them by matching (BLIP, section 4.1).
-    """
+def recall_at_1(model, image_embeds: Tensor, texts: Tensor) -> dict[str, float]:
+    """How often, by contrast, picture i finds text i among all N, and text i picture i."""
     contrast = Contrast(model.vision_proj, model.text_proj).to(image_embeds.device)
-    features = [contrast.features(model.text_encoder, image_embeds, texts)]
-    similarities = features[0][0].float() @ features[0][1].float().t()
-    scores = {"picture to text": similarities, "text to picture": similarities.t()}
+    image_features, text_features = contrast.features(model.text_encoder, image_embeds, texts)
+    similarities = image_features.float() @ text_features.float().t()
     targets = torch.arange(len(texts), device=texts.device)
-    recalls = {}
-    for name, rows in scores.items():
-        best = rows.topk(RERANKED if is_reranked else 1, dim=1).indices
-        if is_reranked:
-            fits = [
-                matching_of_row(model, image_embeds, texts, row, candidates, name)
-                for row, candidates in enumerate(tqdm(best, desc=name, mininterval=5))
-            ]
-            best = best.gather(1, torch.stack(fits).argmax(1, keepdim=True))
-        recalls[name] = (best[:, 0] == targets).float().mean().item()
-    return recalls
-
-
-def matching_of_row(model, image_embeds: Tensor, texts: Tensor, row: int, candidates: Tensor, name: str) -> Tensor:
-    """How well candidate texts fit picture `row`, or candidate pictures text `row`: `[candidates]`."""
-    if name == "picture to text":
-        logits = matching_logits(model, image_embeds[row : row + 1], texts[candidates][None])[0]
-    else:
-        repeated = texts[row].expand(len(candidates), 1, -1)
-        logits = matching_logits(model, image_embeds[candidates], repeated)[:, 0]
-    return logits[:, 1] - logits[:, 0]
+    ways = {"picture to text": similarities, "text to picture": similarities.t()}
+    return {name: (rows.argmax(1) == targets).float().mean().item() for name, rows in ways.items()}
 
 
 def matching_rates(model, image_embeds: Tensor, scenes: list[Scene], processor: BlipProcessor) -> dict[str, float]:
@@ -150,14 +124,12 @@ def matching_rates(model, image_embeds: Tensor, scenes: list[Scene], processor: 
 
 
 @torch.no_grad()
-def retrieval_rates(
-    model, image_embeds: Tensor, scenes: list[Scene], processor: BlipProcessor, is_reranked: bool
-) -> dict[str, float]:
+def retrieval_rates(model, image_embeds: Tensor, scenes: list[Scene], processor: BlipProcessor) -> dict[str, float]:
     """Recall@1 among scenes with different captions, and matching of pairs that differ in one word."""
     by_caption = {caption(scene): row for row, scene in reversed(list(enumerate(scenes)))}
     rows = torch.tensor(list(by_caption.values()))
     image_embeds = image_embeds.to(training_device())
     with fast_precision():
         texts = tokenized(list(by_caption), processor)
-        recalls = recall_at_1(model, image_embeds[rows], texts, is_reranked)
+        recalls = recall_at_1(model, image_embeds[rows], texts)
         return recalls | matching_rates(model, image_embeds, scenes, processor)

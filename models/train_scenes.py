@@ -7,20 +7,17 @@ Interrupt it as you like: it goes on from the checkpoints in its build folder. P
 """
 
 import argparse
-import os
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 
 import torch
 from scene_data import (
-    MAX_QUESTION_TOKENS,
     Examples,
-    build_processor,
     draw_scenes,
     easy_vqa_examples,
     join_examples,
     scene_examples,
+    scenes_processor,
     training_scenes,
 )
 from scene_fit import fast_precision, fit, step_generator, training_device
@@ -31,16 +28,14 @@ from scene_losses import (
     is_said,
     sample_questions,
     text_loss,
-    to_pixel_values,
     without_padding,
 )
-from scene_retrieval import begin_retrieval, retrieval_rates, train_retrieval
+from scene_retrieval import begin_retrieval, candidate_texts, retrieval_rates, train_retrieval
+from scenes import IMAGE_SIZE, make_scenes
+from small_blip import build_model, normalize, save_checkpoint
 from torch import Generator, Tensor, nn
-from torch.nn.functional import pad
 from tqdm.auto import tqdm
-from transformers import BertTokenizerFast, BlipConfig, BlipForQuestionAnswering, BlipProcessor, GenerationConfig
-
-from blip_openvino.ir.scenes import IMAGE_SIZE, make_scenes
+from transformers import BertTokenizerFast, BlipForQuestionAnswering, BlipProcessor
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent / "build" / "scenes"
@@ -57,45 +52,10 @@ HIDDEN_SIZE, PATCH_SIZE = 160, 12
 INITIALIZER_RANGE = 0.06
 
 
-def build_model(tokenizer: BertTokenizerFast) -> BlipForQuestionAnswering:
+def scenes_model(tokenizer: BertTokenizerFast) -> BlipForQuestionAnswering:
     """Give a randomly initialised BLIP of 3.8 M parameters for `tokenizer`'s vocabulary."""
-    token_ids = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.sep_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    text_config = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": HIDDEN_SIZE,
-        "encoder_hidden_size": HIDDEN_SIZE,
-        "intermediate_size": 2 * HIDDEN_SIZE,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 5,
-        "max_position_embeddings": MAX_QUESTION_TOKENS,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "initializer_range": INITIALIZER_RANGE,
-        "sep_token_id": tokenizer.sep_token_id,
-        **token_ids,
-    }
-    vision_config = {
-        "image_size": IMAGE_SIZE,
-        "patch_size": PATCH_SIZE,
-        "hidden_size": HIDDEN_SIZE,
-        "intermediate_size": 4 * HIDDEN_SIZE,
-        "num_hidden_layers": 5,
-        "num_attention_heads": 5,
-        "initializer_range": INITIALIZER_RANGE,
-    }
-    config = BlipConfig(
-        text_config=text_config,
-        vision_config=vision_config,
-        projection_dim=HIDDEN_SIZE,
-        image_text_hidden_size=HIDDEN_SIZE,
-    )
-    model = BlipForQuestionAnswering(config)
-    model.generation_config = GenerationConfig(**token_ids)
-    return model
+    vision = {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE, "num_hidden_layers": 5}
+    return build_model(tokenizer, HIDDEN_SIZE, 5, INITIALIZER_RANGE, vision, image_text_hidden_size=HIDDEN_SIZE)
 
 
 def to_device(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -105,7 +65,7 @@ def to_device(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 def encode_images(model, images: Tensor, processor: BlipProcessor) -> Tensor:
     """Run the vision model on `[B, 3, 96, 96]` uint8: `[B, T, H]`."""
-    return model.vision_model(to_pixel_values(*to_device(images), processor.image_processor)).last_hidden_state
+    return model.vision_model(normalize(*to_device(images), processor.image_processor)).last_hidden_state
 
 
 @torch.no_grad()
@@ -125,7 +85,7 @@ def rates(right_by: dict[str, list[Tensor]]) -> dict[str, float]:
 
 
 def caption_rates(model, data: Examples, processor: BlipProcessor) -> dict[str, float]:
-    """How often captions and inventories are word for word those of `data`, whose pictures all have both."""
+    """How often captions and inventories are word for word those of `data`."""
     right_by = defaultdict(list)
     for rows in torch.arange(len(data.images)).split(100):
         texts = to_device(data.captions[rows], data.inventories[rows])
@@ -166,16 +126,6 @@ def sample_rows(data: Examples, scenes: int, generator: Generator) -> Tensor:
     )
 
 
-def contrast_texts(data: Examples, rows: Tensor, start: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """The captions `[B, L]` of scenes as the text encoder reads them, after "[CLS]", and one wrong one of each."""
-    right = data.captions[rows].clone()
-    right[:, 0] = start
-    chosen = torch.randint(data.wrong.shape[1], (len(rows),), generator=generator)
-    wrong = data.wrong[rows, chosen]
-    width = max(right.shape[1], wrong.shape[1])
-    return tuple(pad(ids, (0, width - ids.shape[1])) for ids in (right, wrong))
-
-
 def train_captions(model, data: Examples, scenes: int, held_out: list[Examples], processor, folder: Path, seed: int):
     """Train the vision model and the decoder to caption pictures and to say all that is in them, cell by cell.
 
@@ -190,8 +140,8 @@ def train_captions(model, data: Examples, scenes: int, held_out: list[Examples],
         image_embeds = encode_images(model, data.images[rows], processor)
         texts = to_device(without_padding(data.captions[rows]), without_padding(data.inventories[rows]))
         said = [text_loss(*each) for each in zip(describe(model, image_embeds, list(texts)), texts, strict=True)]
-        matched = to_device(*contrast_texts(data, rows[:SCENES_PER_STEP], processor.tokenizer.cls_token_id, generator))
-        contrast_loss, _ = contrast(model.text_encoder, image_embeds[:SCENES_PER_STEP], *matched)
+        (matched,) = to_device(candidate_texts(data, rows[:SCENES_PER_STEP], 1, processor.tokenizer, generator))
+        contrast_loss, _ = contrast(model.text_encoder, image_embeds[:SCENES_PER_STEP], *matched.unbind(1))
         return {"caption": said[0], "inventory": said[1], "contrast": 0.1 * contrast_loss}
 
     def report() -> str:
@@ -234,16 +184,6 @@ def train_answers(model, data: Examples, scenes: int, held_out: list[Examples], 
     fit(model, losses_of, ANSWER_STEPS, PEAK_LEARNING_RATE, folder / "answers.pt", seed, report, REPORT_EVERY)
 
 
-def save_checkpoint(model, processor: BlipProcessor, folder: Path) -> None:
-    """Write model and processor to `folder`, file by file from a finished copy: a killed run leaves no torn file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as unfinished:
-        model.save_pretrained(unfinished)
-        processor.save_pretrained(unfinished)
-        for file in Path(unfinished).iterdir():
-            os.replace(file, folder / file.name)
-
-
 def load_examples(processor: BlipProcessor, build: Path, seed: int, count: int) -> tuple[Examples, int, list[Examples]]:
     """What to train on, how many of its first rows are scenes, and what is held out: scenes and shapes."""
     tokenizer = processor.tokenizer
@@ -261,8 +201,8 @@ def load_examples(processor: BlipProcessor, build: Path, seed: int, count: int) 
 def train_vqa(output: Path, build: Path, seed: int) -> None:
     """Train the model of questions and captions from scratch, captions first."""
     torch.manual_seed(seed)
-    processor = build_processor()
-    model = build_model(processor.tokenizer)
+    processor = scenes_processor()
+    model = scenes_model(processor.tokenizer)
     data, scenes, held_out = load_examples(processor, build, seed, SCENES)
     folder = build / f"vqa-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -282,7 +222,7 @@ def train_matching(begin_with: Path, output: Path, build: Path, seed: int) -> No
     image_embeds, held_out_embeds = (encode_all(model, images, processor) for images in (data.images, pictures))
 
     def report() -> str:
-        return as_text(retrieval_rates(model, held_out_embeds.float(), held_out, processor, is_reranked=False))
+        return as_text(retrieval_rates(model, held_out_embeds.float(), held_out, processor))
 
     folder = build / f"retrieval-{seed}"
     folder.mkdir(parents=True, exist_ok=True)

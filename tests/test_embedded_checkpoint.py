@@ -1,17 +1,15 @@
 """The checkpoint in models/blip-easy-vqa, its data and its card."""
 
 import re
-import sys
 
 import torch
 from conftest import EMBEDDED
 from PIL import Image
+from small_blip import normalize
+from training_data import read_images
 
 from blip_openvino.evaluate.accuracy import score_answers
 from blip_openvino.ir.easy_vqa import load_captions
-
-sys.path.insert(0, str(EMBEDDED))
-from training_data import normalize, read_images
 
 
 def test_model_card_states_the_measured_accuracies_all_above_99_percent(easy_vqa, torch_greedy, torch_captions):

@@ -6,35 +6,25 @@ It evaluates on the other 10 %; accuracy.py evaluates on the test split, which n
 """
 
 import argparse
-import os
-import re
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import (
-    BertTokenizerFast,
-    BlipConfig,
-    BlipForQuestionAnswering,
-    BlipImageProcessorPil,
-    BlipProcessor,
-    GenerationConfig,
-)
+from transformers import BlipForQuestionAnswering, BlipImageProcessorPil, BlipProcessor
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 from accuracy import evaluate, print_scores  # noqa: E402
-from training_data import TrainingSet, augment, normalize  # noqa: E402
+from small_blip import build_model, build_processor, normalize, save_checkpoint  # noqa: E402
+from training_data import TrainingSet, augment  # noqa: E402
 
 from blip_openvino.ir.easy_vqa import Question, load_captions, load_questions  # noqa: E402
 
 IMAGE_SIZE = 64
-MAX_QUESTION_TOKENS = 512
 IMAGES_PER_STEP = 32
 QUESTIONS_PER_IMAGE = 8
 PEAK_LEARNING_RATE = 1e-3
@@ -44,59 +34,6 @@ SEED = 0
 # BLIP's own 0.02 (text) and 1e-10 (vision) suit 768 wide layers and trained weights. At 128 wide, shapes are told apart
 # after a third of the steps with this one.
 INITIALIZER_RANGE = 0.06
-
-
-def build_processor(texts: list[str]) -> BlipProcessor:
-    """Give BLIP's image processor and a BERT tokenizer whose vocabulary is the words of `texts`.
-
-    As in BLIP, "[DEC]" and "[ENC]" are the last two entries; a word that is not in `texts` becomes "[UNK]".
-    """
-    words = sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower())})
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, "[DEC]", "[ENC]"]
-    tokenizer = BertTokenizerFast(
-        vocab={token: index for index, token in enumerate(tokens)},
-        bos_token="[DEC]",
-        additional_special_tokens=["[ENC]"],
-        model_max_length=MAX_QUESTION_TOKENS,
-    )
-    image_processor = BlipImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
-    return BlipProcessor(image_processor, tokenizer)
-
-
-def build_model(tokenizer: BertTokenizerFast) -> BlipForQuestionAnswering:
-    """Give a randomly initialised BLIP of 2.2 M parameters for `tokenizer`'s vocabulary."""
-    token_ids = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.sep_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    text_config = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 128,
-        "encoder_hidden_size": 128,
-        "intermediate_size": 256,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "max_position_embeddings": MAX_QUESTION_TOKENS,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "initializer_range": INITIALIZER_RANGE,
-        "sep_token_id": tokenizer.sep_token_id,
-        **token_ids,
-    }
-    vision_config = {
-        "image_size": IMAGE_SIZE,
-        "patch_size": 8,
-        "hidden_size": 128,
-        "intermediate_size": 512,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "initializer_range": INITIALIZER_RANGE,
-    }
-    config = BlipConfig(text_config=text_config, vision_config=vision_config, projection_dim=128)
-    model = BlipForQuestionAnswering(config)
-    model.generation_config = GenerationConfig(**token_ids)
-    return model
 
 
 def decoder_loss(model, ids: Tensor, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor) -> Tensor:
@@ -220,22 +157,14 @@ def train(questions: list[Question], captions: dict[str, str]) -> tuple[BlipForQ
     is hard to learn first, as half of the answers are yes and negation turns each around.
     """
     torch.manual_seed(SEED)
-    processor = build_processor([text for q in questions for text in (q.question, q.answer)] + list(captions.values()))
-    model = build_model(processor.tokenizer)
+    texts = [text for q in questions for text in (q.question, q.answer)] + list(captions.values())
+    processor = build_processor(texts, IMAGE_SIZE)
+    vision = {"image_size": IMAGE_SIZE, "patch_size": 8, "num_hidden_layers": 4}
+    model = build_model(processor.tokenizer, 128, 4, INITIALIZER_RANGE, vision)  # 2.2 M parameters
     data = TrainingSet(questions, captions, processor.tokenizer)
     train_captions(model, data, processor.image_processor)
     train_answers(model, data, processor.image_processor)
     return model, processor
-
-
-def save_checkpoint(model, processor: BlipProcessor, folder: Path) -> None:
-    """Write model and processor to `folder`, file by file from a finished copy: a killed run leaves no torn file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as unfinished:
-        model.save_pretrained(unfinished)
-        processor.save_pretrained(unfinished)
-        for file in Path(unfinished).iterdir():
-            os.replace(file, folder / file.name)
 
 
 def hold_out(questions: list[Question]) -> tuple[list[Question], list[Question]]:

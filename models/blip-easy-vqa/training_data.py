@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import BertTokenizerFast, BlipImageProcessorPil
+from transformers import BertTokenizerFast
 
 from blip_openvino.ir.easy_vqa import Question
 
@@ -14,13 +14,6 @@ def read_images(image_paths: list[str]) -> Tensor:
     return torch.stack([torch.from_numpy(np.array(Image.open(path).convert("RGB"))) for path in image_paths]).permute(
         0, 3, 1, 2
     )
-
-
-def normalize(images: Tensor, image_processor: BlipImageProcessorPil) -> Tensor:
-    """Turn `[N, 3, 64, 64]` uint8 into the `pixel_values` (float32) that `image_processor` gives for these images."""
-    mean = torch.tensor(image_processor.image_mean).view(3, 1, 1)
-    std = torch.tensor(image_processor.image_std).view(3, 1, 1)
-    return (images / 255 - mean) / std
 
 
 def free_margins(images: Tensor) -> Tensor:

@@ -11,8 +11,7 @@ import random
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
-
-from blip_openvino.ir.scene_shapes import COLOURS, draw_shape, draw_sign
+from scene_shapes import COLOURS, draw_shape, draw_sign
 
 IMAGE_SIZE = 96
 OVERSAMPLING = 4

@@ -7,8 +7,8 @@ print(caption(scene), "-", inventory(scene))
 import random
 from collections import Counter
 
-from blip_openvino.ir.scene_shapes import COLOURS
-from blip_openvino.ir.scenes import (
+from scene_shapes import COLOURS
+from scenes import (
     ACTIVITIES,
     ANIMALS,
     CELLS,

@@ -9,12 +9,12 @@ Whatever a question asks, its answers are balanced, so that the text alone gives
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from blip_openvino.ir.scene_captions import PLURALS, position
-from blip_openvino.ir.scene_shapes import COLOURS
-from blip_openvino.ir.scenes import (
+from scene_captions import PLURALS, position
+from scene_shapes import COLOURS
+from scenes import (
     ACTIVITIES,
     ANIMALS,
     CELLS,
@@ -203,7 +203,7 @@ def activity_questions(scene: Scene, rng: random.Random) -> list[Asked]:
     asked = [(f"what is the person in {person.colour} doing?", person.detail) for person in people]
     asked += [(f"what is the person at the {CELLS[person.cell]} doing?", person.detail) for person in people]
     if len(people) == 1:
-        asked += [("what is the person doing?", people[0].detail)] * 2
+        asked.append(("what is the person doing?", people[0].detail))
     if people:
         done = [person.detail for person in people]
         is_done = rng.random() < 0.5
@@ -326,18 +326,3 @@ def scene_questions(scene: Scene, per_kind: int = 2) -> list[SceneQuestion]:
         chosen = rng.sample(asked, min(per_kind, len(asked)))
         questions += [SceneQuestion(kind, *each) for each in chosen]
     return questions
-
-
-def best_guesses(asked: Iterable[tuple[str, str, str]]) -> dict[str, float]:
-    """How often the best guess is right that sees no picture: from (kind, what is seen, answer), a share by kind.
-
-    For every text that is seen, the best guess is its most frequent answer.
-    """
-    answers = {}
-    for kind, seen, answer in asked:
-        answers.setdefault(kind, {}).setdefault(seen, Counter())[answer] += 1
-    return {
-        kind: sum(max(counts.values()) for counts in by_text.values())
-        / sum(sum(counts.values()) for counts in by_text.values())
-        for kind, by_text in answers.items()
-    }
