@@ -223,7 +223,8 @@ class OVBlipModel:
         return like((input_ids,), np.concatenate(found))
 
     def _check_match(self, input_ids: Array, attention_mask: Array | None) -> tuple[np.ndarray, np.ndarray]:
-        has_heads = self.text_encoder is not None and len(self.text_encoder.steps.outputs) > 1
+        ports = [] if self.text_encoder is None else self.text_encoder.steps.outputs
+        has_heads = any("itm_logits" in port.names for port in ports)
         self._check_task(has_heads, "cannot match texts with images: use one such as blip-itm-base-coco")
         return check_text(self.config.text_config, input_ids, attention_mask)
 
@@ -268,15 +269,13 @@ class OVBlipModel:
 def greedy_search(
     state: DecoderState, input_ids: np.ndarray, attention_mask: np.ndarray, settings: GenerationSettings
 ) -> GreedyOutput:
-    """Take the likeliest token until every row has ended, as `generate` of transformers does.
+    """Take the likeliest token until every row has ended; those that end early are filled up with the padding token.
 
     Args:
         state: a new generation.
         input_ids: what each row begins with, [rows, T] int64.
         attention_mask: [rows, T] int64, 0 for padding on the left.
         settings: which tokens end a row and fill it up, and how long it gets.
-
-    Returns: rows that end early are filled up with the padding token.
     """
     tokens, ended, likely = [input_ids], np.zeros(len(input_ids), bool), np.zeros(len(input_ids), np.float32)
     if settings.streamer is not None:

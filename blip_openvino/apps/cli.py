@@ -10,11 +10,11 @@ from pathlib import Path
 
 import click
 
+from blip_openvino.apps.blip import Blip
 from blip_openvino.apps.info import bug_report
 from blip_openvino.apps.load import (
     CALIBRATION_SAMPLES,
     DEFAULT_MODEL,
-    Blip,
     convert_checkpoint,
     converted_folder,
     extra,
@@ -204,10 +204,7 @@ def ask(images: tuple[str, ...], questions: tuple[str, ...], as_json: bool, **op
 
     def rows(image: object) -> Rows:
         answers = blip.ask(image, questions, **generate)
-        return [
-            {"question": answer.question, "answer": answer.text, "score": round(answer.score, 4) + 0.0}
-            for answer in answers
-        ]
+        return [{"question": answer.question, "answer": answer.text, "score": answer.score} for answer in answers]
 
     print_rows(images, rows, as_json)
 
@@ -226,7 +223,7 @@ def caption(images: tuple[str, ...], prompt: str | None, as_json: bool, **option
 
     def rows(image: object) -> Rows:
         found = blip.caption(image, prompt, **generate)
-        return [{"caption": found.text, "score": round(found.score, 4) + 0.0}]
+        return [{"caption": found.text, "score": found.score}]
 
     print_rows(images, rows, as_json)
 
@@ -243,12 +240,9 @@ def match(images: tuple[str, ...], texts: tuple[str, ...], as_json: bool, **opti
     blip, _ = load_for(options)
 
     def rows(image: object) -> Rows:
-        encoded = blip.encode_images([image])
+        encoded = blip.encode_images(image)
         found = zip(texts, blip.match_all(encoded, texts)[0], blip.similarity(encoded, texts)[0], strict=True)
-        return [
-            {"text": text, "match": round(float(match), 4), "similarity": round(float(similarity), 4)}
-            for text, match, similarity in found
-        ]
+        return [{"text": text, "match": match, "similarity": similarity} for text, match, similarity in found]
 
     print_rows(images, rows, as_json)
 
@@ -276,7 +270,8 @@ def print_rows(paths: Sequence[str], rows: Callable[[object], Rows], as_json: bo
         else:
             with extra("convert"):  # beams and sampling are done with PyTorch and transformers
                 found = rows(image)
-        for row in found:
+        for each in found:
+            row = {name: value if isinstance(value, str) else rounded(value) for name, value in each.items()}
             if as_json:
                 click.echo(json.dumps({"path": path, **row}, ensure_ascii=False))
             else:
@@ -286,6 +281,11 @@ def print_rows(paths: Sequence[str], rows: Callable[[object], Rows], as_json: bo
                 click.echo(": ".join([*before, *said, result]), err="error" in row)
     if failed:
         raise click.exceptions.Exit(1)
+
+
+def rounded(number: float) -> float:
+    """To four digits, and never -0.0."""
+    return round(float(number), 4) + 0.0
 
 
 def with_progress(paths: Sequence[str]) -> Iterator[str]:

@@ -67,7 +67,7 @@ def set_image_size(model: PreTrainedModel, processor: BlipProcessor, size: int) 
     with torch.no_grad():
         positions = embeddings.interpolate_pos_encoding(tokens, size, size)
     embeddings.position_embedding = torch.nn.Parameter(positions.clone())
-    embeddings.image_size = model.config.vision_config.image_size = model.vision_model.config.image_size = size
+    model.config.vision_config.image_size = model.vision_model.config.image_size = size
     processor.image_processor.size = {"height": size, "width": size}
 
 

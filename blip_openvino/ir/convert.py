@@ -55,7 +55,8 @@ def convert_vision_model(vision_model: nn.Module, vision_proj: nn.Module | None 
     model = ov.convert_model(
         VisionModel(vision_model, vision_proj), example_input=torch.zeros(1, 3, size, size), input=[1, 3, size, size]
     )
-    name_ports(model, ["pixel_values"], ["last_hidden_state", "image_features"][: len(model.outputs)], [])
+    outputs = ["last_hidden_state"] if vision_proj is None else ["last_hidden_state", "image_features"]
+    name_ports(model, ["pixel_values"], outputs, [])
     return model
 
 
