@@ -20,7 +20,8 @@ from IPython import get_ipython
 from IPython.display import Markdown
 from tqdm.auto import tqdm
 
-from blip_openvino.ir.easy_vqa import load_questions
+from blip_openvino.data.easy_vqa import load_questions
+from blip_openvino.data.scenes import TEST_SEED, draw_scene, make_scene
 
 TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two arrivals of bytes
 HUB_TIMEOUT = 3.0  # seconds in all, name resolution included
@@ -156,18 +157,45 @@ def _hub_problem(model: str) -> str | None:
 DEMO_PHOTO = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/demo.jpg"
 
 
+# By kind of question: a scene, counted from the first that measure, and what is asked about it.
+SCENE_EXAMPLES = {
+    "counting": (41, "how many dogs are in the picture?"),
+    "object recognition": (5, "what is at the bottom middle?"),
+    "detection": (38, "where is the dog?"),
+    "attributes": (21, "what color is the horse?"),
+    "scene": (75, "what place is this?"),
+    "activity": (90, "what is the person doing?"),
+    "spatial relations": (4, "what is between the ball and the bird?"),
+    "common sense": (2, "should they take an umbrella?"),
+    "knowledge": (77, "which of them can fly?"),
+    "reading": (87, "what does the sign say?"),
+}
+
+
 def example_inputs(model_id: str | Path, directory: str | Path = "build") -> list[tuple[str, str]]:
     """Images and questions that suit a model, as (path, question) pairs.
 
-    model_id: a checkpoint's folder or a converted one, whose `config.json` says if it knows easy-VQA alone: then they
-    are of its test split. Every other model gets the photo of the BLIP authors' demo, downloaded into `directory`.
+    model_id: a checkpoint's folder or a converted one. Where its `config.json` says that it was trained on drawn scenes
+    or on easy-VQA, the images are such, which it was not trained on: ten scenes, drawn into `directory`, with a
+    question of each kind, or three pictures of easy-VQA's test split. Every other model gets the photo of the BLIP
+    authors' demo, downloaded into `directory`.
     Raises DownloadError when the photo cannot be downloaded.
     """
     config_file = Path(model_id) / "config.json"
     config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    if config.get("trained_on") == "scenes":
+        return [(draw_example(index, directory), question) for index, question in SCENE_EXAMPLES.values()]
     if config.get("trained_on") == "easy-vqa":
         paths = {question.image_id: question.image_path for question in load_questions("test")}
         asked = {0: "what color is the shape?", 6: "is there a circle?", 11: "what shape is in the image?"}
         return [(paths[image_id], question) for image_id, question in asked.items()]
     photo = str(download_file(DEMO_PHOTO, "demo.jpg", directory))
     return [(photo, "how many dogs are in the picture?"), (photo, "where is the woman sitting?")]
+
+
+def draw_example(index: int, directory: str | Path) -> str:
+    """The path of a scene's picture in `directory`, which is drawn there."""
+    path = Path(directory) / f"scene-{index}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw_scene(make_scene(TEST_SEED + index)).save(path)
+    return str(path)

@@ -20,7 +20,8 @@ INK, MUTED = "#222222", "#555555"
 # Grey for the baseline, then the Okabe-Ito hues that stay apart under colour blindness and in print.
 COLORS = ("#999999", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 COLUMN_WIDTH, MAX_IMAGE_HEIGHT, GAP = 3.2, 4.0, 0.2  # inches
-LINE_LENGTH = 36  # characters that fit into a column, in bold too
+CELL_WIDTH = 1.9  # inches, of one of many images
+LINE_LENGTH, SHORT_LINE_LENGTH = 36, 26  # characters that fit into a column or below one of many images, in bold too
 FONT_SIZE, LINE_HEIGHT = 10, 13  # points
 
 Latencies = Mapping[str, Mapping[str, Sequence[float]]]
@@ -69,6 +70,33 @@ def visualize_comparison(orig_img: ImageSource, answers: Mapping[str, str], ques
                 style = {"color": color, "fontweight": weight, "fontsize": FONT_SIZE, "va": "top", "parse_math": False}
                 axes.annotate(text, (0, 0), (0, -below), "axes fraction", "offset points", **style)
             below += LINE_HEIGHT * len(text.splitlines())
+    return figure
+
+
+def visualize_images(images: Sequence[ImageSource], texts: Sequence[Sequence[str]], columns: int = 5) -> Figure:
+    """Draw images in rows of `columns`, each with its lines of text below, the last one in bold.
+
+    texts: for each image its lines, such as (question, answer). Long ones are wrapped.
+    Raises ValueError where there is no image, or not one entry of `texts` for each, and what `load_image` raises.
+    """
+    wrapped = [[textwrap.fill(line, SHORT_LINE_LENGTH) for line in lines] for lines in texts]
+    lines = max((sum(len(text.splitlines()) for text in each) for each in wrapped), default=1)
+    rows = -(-len(images) // columns)
+    below = (lines * LINE_HEIGHT + 10) / 72
+    figure = NotebookFigure(figsize=(columns * CELL_WIDTH, rows * (CELL_WIDTH + below)), facecolor="white")
+    edges = {"left": 0, "right": 1, "top": 1, "bottom": below / (rows * (CELL_WIDTH + below)), "wspace": 0.08}
+    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw=edges | {"hspace": below / CELL_WIDTH}).flat
+    for axes, image, each in zip(grid, images, wrapped, strict=False):
+        axes.imshow(load_image(image))
+        axes.set(xticks=[], yticks=[], anchor="N")
+        place = 4
+        for text in each:
+            style = {"color": INK, "fontweight": "bold"} if text is each[-1] else {"color": MUTED}
+            style |= {"fontsize": FONT_SIZE - 1, "va": "top", "parse_math": False}
+            axes.annotate(text, (0, 0), (0, -place), "axes fraction", "offset points", **style)
+            place += LINE_HEIGHT * len(text.splitlines())
+    for axes in list(grid):
+        axes.remove()
     return figure
 
 

@@ -17,13 +17,13 @@ from transformers import BertTokenizerFast, BlipProcessor
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "blip-easy-vqa"), str(HERE.parent)]
 
-from scene_captions import caption, inventory, wrong_captions  # noqa: E402
-from scene_questions import scene_questions  # noqa: E402
-from scenes import IMAGE_SIZE, Scene, draw_scene, make_scene, make_scenes  # noqa: E402
 from small_blip import build_processor  # noqa: E402
 from training_data import augment, free_margins, read_images  # noqa: E402
 
-from blip_openvino.ir.easy_vqa import Question, load_captions, load_questions, question_type  # noqa: E402
+from blip_openvino.data.easy_vqa import Question, load_captions, load_questions, question_type  # noqa: E402
+from blip_openvino.data.scene_captions import caption, inventory, wrong_captions  # noqa: E402
+from blip_openvino.data.scene_questions import scene_questions  # noqa: E402
+from blip_openvino.data.scenes import IMAGE_SIZE, VALIDATION_SEED, Scene, draw_scene, make_scene, make_scenes  # noqa: E402
 
 QUESTIONS_PER_KIND = 4
 WRONG_CAPTIONS = 6
@@ -220,5 +220,5 @@ def join_examples(first: Examples, second: Examples) -> Examples:
 
 def training_scenes(seed: int, count: int) -> list[Scene]:
     """The scenes to train on with a seed: up to `count`, none equal to a scene that is kept for measuring."""
-    kept = {scene.key for scene in make_scenes("test", 2000) + make_scenes("validation", 1000)}
+    kept = {scene.key for scene in make_scenes(2000) + make_scenes(1000, VALIDATION_SEED)}
     return [scene for scene in map(make_scene, range(seed * count, (seed + 1) * count)) if scene.key not in kept]

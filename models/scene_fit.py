@@ -23,7 +23,7 @@ def fast_precision() -> AbstractContextManager:
     """Autocast to bfloat16 on a GPU or a processor that multiplies in it; float32 elsewhere."""
     device = training_device().type
     is_fast = (
-        torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu.get_capabilities().get("amx_bf16", False)
+        torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu.get_capabilities().get("avx512_bf16", False)
     )
     return torch.autocast(device, torch.bfloat16, enabled=is_fast)
 

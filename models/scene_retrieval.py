@@ -4,14 +4,15 @@ import random
 from pathlib import Path
 
 import torch
-from scene_captions import caption, wrong_captions
 from scene_data import Examples
 from scene_fit import fast_precision, fit, training_device
 from scene_losses import Contrast, read, without_padding
-from scenes import Scene
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from transformers import BlipForImageTextRetrieval, BlipForQuestionAnswering, BlipProcessor
+
+from blip_openvino.data.scene_captions import caption, wrong_captions
+from blip_openvino.data.scenes import Scene
 
 PICTURES_PER_STEP = 64
 WRONG_WORDS = 3

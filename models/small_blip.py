@@ -44,7 +44,7 @@ def build_model(
 
     Args:
         vision: `image_size`, `patch_size` and `num_hidden_layers` of the vision model.
-        settings: further ones of `BlipConfig`.
+        settings: further ones of `BlipConfig`, among them `trained_on`, by which its data is known.
     """
     token_ids = {
         "bos_token_id": tokenizer.bos_token_id,

@@ -31,11 +31,12 @@ from scene_losses import (
     without_padding,
 )
 from scene_retrieval import begin_retrieval, candidate_texts, retrieval_rates, train_retrieval
-from scenes import IMAGE_SIZE, make_scenes
 from small_blip import build_model, normalize, save_checkpoint
 from torch import Generator, Tensor, nn
 from tqdm.auto import tqdm
 from transformers import BertTokenizerFast, BlipForQuestionAnswering, BlipProcessor
+
+from blip_openvino.data.scenes import IMAGE_SIZE, VALIDATION_SEED, make_scenes
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent / "build" / "scenes"
@@ -44,7 +45,7 @@ SCENES, HELD_OUT_SCENES = 60_000, 400
 EASY_VQA_VIEWS = 4
 SCENES_PER_STEP, SHAPES_PER_STEP = 64, 12
 QUESTIONS_PER_IMAGE = 8
-DESCRIBE_STEPS, ANSWER_STEPS = 7000, 4000
+DESCRIBE_STEPS, ANSWER_STEPS = 5500, 3000
 PEAK_LEARNING_RATE = 1e-3
 REPORT_EVERY = 500
 HIDDEN_SIZE, PATCH_SIZE = 160, 12
@@ -55,7 +56,8 @@ INITIALIZER_RANGE = 0.06
 def scenes_model(tokenizer: BertTokenizerFast) -> BlipForQuestionAnswering:
     """Give a randomly initialised BLIP of 3.8 M parameters for `tokenizer`'s vocabulary."""
     vision = {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE, "num_hidden_layers": 5}
-    return build_model(tokenizer, HIDDEN_SIZE, 5, INITIALIZER_RANGE, vision, image_text_hidden_size=HIDDEN_SIZE)
+    settings = {"image_text_hidden_size": HIDDEN_SIZE, "trained_on": "scenes"}
+    return build_model(tokenizer, HIDDEN_SIZE, 5, INITIALIZER_RANGE, vision, **settings)
 
 
 def to_device(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -191,7 +193,7 @@ def load_examples(processor: BlipProcessor, build: Path, seed: int, count: int) 
     shapes = easy_vqa_examples(False, EASY_VQA_VIEWS, tokenizer)
     held_out = [
         scene_examples(
-            make_scenes("validation", HELD_OUT_SCENES), build / f"validation-{HELD_OUT_SCENES}.npy", tokenizer
+            make_scenes(HELD_OUT_SCENES, VALIDATION_SEED), build / f"validation-{HELD_OUT_SCENES}.npy", tokenizer
         ),
         easy_vqa_examples(True, 1, tokenizer),
     ]
@@ -216,7 +218,7 @@ def train_matching(begin_with: Path, output: Path, build: Path, seed: int) -> No
     torch.manual_seed(seed)
     processor = BlipProcessor.from_pretrained(begin_with)
     model = begin_retrieval(BlipForQuestionAnswering.from_pretrained(begin_with)).to(training_device())
-    scenes, held_out = training_scenes(seed, SCENES), make_scenes("validation", HELD_OUT_SCENES)
+    scenes, held_out = training_scenes(seed, SCENES), make_scenes(HELD_OUT_SCENES, VALIDATION_SEED)
     data = scene_examples(scenes, build / f"scenes-{seed}-{SCENES}.npy", processor.tokenizer)
     pictures = draw_scenes(held_out, build / f"validation-{HELD_OUT_SCENES}.npy")
     image_embeds, held_out_embeds = (encode_all(model, images, processor) for images in (data.images, pictures))

@@ -24,12 +24,12 @@ from transformers import (
 
 from benchmarks.checkpoint import draw_vectors
 from blip_model import OVBlipModel
+from blip_openvino.data.easy_vqa import Question, load_captions, load_questions
 from blip_openvino.evaluate.accuracy import Score, exact_match
 from blip_openvino.evaluate.check import CheckReport, CheckRow
 from blip_openvino.ir.calibration import easy_vqa_questions
 from blip_openvino.ir.checkpoint import generate_caption, load_checkpoint, write
 from blip_openvino.ir.convert import convert, convert_text_decoder, convert_text_encoder, convert_vision_model
-from blip_openvino.ir.easy_vqa import Question, load_captions, load_questions
 from blip_openvino.ir.files import Part
 from blip_openvino.ir.optimize import optimize
 from blip_openvino.runtime.device import compile_part

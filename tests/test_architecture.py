@@ -11,14 +11,15 @@ from conftest import ROOT
 
 HEAVY = {"IPython", "jupyter_server", "torch", "transformers", "ray", "gradio", "nncf", "datasets"}
 """Optional packages, which a function may import, as it may modules that import them."""
-EVERYTHING = {"files", "runtime", "model", "ir", "evaluate", "apps", "notebooks", "benchmarks"}
+EVERYTHING = {"data", "files", "runtime", "model", "ir", "evaluate", "apps", "notebooks", "benchmarks"}
 MAY_IMPORT = {
+    "data": {"data"},
     "files": set(),
     "runtime": {"files", "runtime"},
     "model": {"files", "runtime"},
-    "ir": {"files", "ir"},
-    "evaluate": {"files", "runtime", "model", "ir", "evaluate"},
-    "apps": {"files", "runtime", "model", "ir", "evaluate", "apps"},
+    "ir": {"data", "files", "ir"},
+    "evaluate": {"data", "files", "runtime", "model", "ir", "evaluate"},
+    "apps": {"data", "files", "runtime", "model", "ir", "evaluate", "apps"},
     "package": {"apps"},
     "notebooks": EVERYTHING - {"benchmarks"},
     "benchmarks": EVERYTHING,

@@ -8,8 +8,8 @@ from PIL import Image
 from small_blip import normalize
 from training_data import read_images
 
+from blip_openvino.data.easy_vqa import load_captions
 from blip_openvino.evaluate.accuracy import score_answers
-from blip_openvino.ir.easy_vqa import load_captions
 
 
 def test_model_card_states_the_measured_accuracies_all_above_99_percent(easy_vqa, torch_greedy, torch_captions):

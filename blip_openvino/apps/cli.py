@@ -21,9 +21,11 @@ from blip_openvino.apps.load import (
     load,
     quantize_folder,
 )
+from blip_openvino.data.scenes import TEST_SEED
 from blip_openvino.evaluate.check import check_folder
-from blip_openvino.ir.files import PRECISIONS
+from blip_openvino.ir.files import CHECKSUMS, PRECISIONS, load_config
 from blip_openvino.runtime.images import load_image
+from blip_openvino.runtime.processor import OVBlipProcessor
 
 Rows = list[dict[str, object]]
 
@@ -169,24 +171,41 @@ def report_check(folder: Path, device: str, precision: str | None, ov_config: di
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @device_option
 @click.option("--precision", "precisions", type=precision_type, multiple=True, help="Several compare with the first.")
 @inference_precision_option
-def evaluate(folder: Path, device: str, precisions: tuple[str, ...], ov_config: dict[str, str] | None) -> None:
-    """Measure a converted folder's accuracy on data that suits it: VQA v2, or easy-VQA for the embedded model.
+@click.option("--scenes", type=click.IntRange(1), help="On how many drawn scenes.  [default: 2000]")
+@click.option("--seed", type=click.IntRange(0), default=TEST_SEED, show_default=True, help="Where their seeds begin.")
+def evaluate(
+    folder: Path,
+    device: str,
+    precisions: tuple[str, ...],
+    ov_config: dict[str, str] | None,
+    scenes: int | None,
+    seed: int,
+) -> None:
+    """Measure accuracy on data that suits a model: drawn scenes, easy-VQA, or VQA v2 for photographs.
+
+    FOLDER is a converted one, or a checkpoint's, which is measured in PyTorch.
 
     \b
     Example: blip-ov evaluate build/blip-vqa-base --precision FP16 --precision INT8
     """
     with extra("convert"):
-        # datasets, which only measuring needs.
+        # datasets and PyTorch, which only measuring needs.
         from blip_openvino.evaluate.accuracy import measure_accuracy
-    blips = {each or "default": load(folder, device, each, ov_config) for each in precisions or (None,)}
-    blip = next(iter(blips.values()))
-    models = {name: each.model for name, each in blips.items()}
-    data = getattr(blip.model.config, "trained_on", None)
-    for measure, scores in measure_accuracy(models, blip.processor, data).items():
+        from blip_openvino.ir.checkpoint import TorchBlip, load_checkpoint
+    if (folder / CHECKSUMS).exists():
+        models = {each or "default": load(folder, device, each, ov_config).model for each in precisions or (None,)}
+        config = load_config(folder)
+    elif precisions:
+        raise click.UsageError(f"{folder} is a checkpoint's folder: convert it first, and name the converted one")
+    else:
+        checkpoint = load_checkpoint(folder)
+        models, config = {"PyTorch": TorchBlip(checkpoint)}, checkpoint.config
+    measures = measure_accuracy(models, OVBlipProcessor.from_pretrained(folder), config, scenes, seed)
+    for measure, scores in measures.items():
         click.echo(f"{measure}: " + ", ".join(f"{name} {score}" for name, score in scores.items()))
 
 

@@ -30,9 +30,11 @@ LABELS = {
 }
 # By the data that a folder says its model was trained on.
 LIMITS = {
+    "scenes": "This model was trained on drawn scenes alone: places, weather, animals, vehicles, people and signs, as "
+    "in the examples. What it says of a photo means nothing.",
     "easy-vqa": "This model was trained on easy-VQA alone: pictures of one circle, rectangle or triangle in one of "
     "eight colours, and questions such as *what color is the shape?* or *is there a circle?* It has 13 answers, gives "
-    "one of them to anything else too, and it means nothing there."
+    "one of them to anything else too, and it means nothing there.",
 }
 
 

@@ -1,25 +1,32 @@
-"""How right a model is, on data that others made: exact match on easy-VQA, human agreement on VQA v2.
+"""How right a model is: exact match on drawn scenes and easy-VQA, agreement with people on VQA v2.
 
-questions = load_questions("test")
-print(score_answers(answer_questions(model, processor, questions), questions)["all"])
+for measure, scores in measure_accuracy({"INT8": model}, processor, model.config).items():
+    print(measure, scores["INT8"])
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import sqrt
-from statistics import NormalDist
-from typing import Literal, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Protocol
 
 from tqdm.auto import tqdm
 
+from blip_openvino.data.easy_vqa import Question, load_captions, load_questions, question_type
+from blip_openvino.data.scene_captions import caption
+from blip_openvino.data.scene_questions import scene_questions
+from blip_openvino.data.scenes import TEST_SEED, draw_scene, make_scenes
+from blip_openvino.data.vqa_v2 import SCORING, SCORING_SEED, vqa_v2_samples
 from blip_openvino.evaluate.check import LOST
+from blip_openvino.evaluate.retrieval import retrieval_accuracy
+from blip_openvino.evaluate.scores import Measures, Score, exact_match, scores_by_kind
 from blip_openvino.evaluate.vqa_v2 import MAX_NEW_TOKENS, vqa_v2_accuracy
-from blip_openvino.ir.easy_vqa import Question, load_captions, load_questions, question_type
-from blip_openvino.ir.vqa_v2 import SCORING, SCORING_SEED, vqa_v2_samples
+from blip_openvino.ir.files import architecture
+from blip_openvino.runtime.images import ImageSource
 from blip_openvino.runtime.processor import OVBlipProcessor
 
 IMAGES_PER_CALL = 32
+SCENES, VQA_V2_SAMPLES = 2000, 200
+"""How many are measured on unless a caller says otherwise."""
 
 
 class Writer(Protocol):
@@ -30,76 +37,35 @@ class Writer(Protocol):
     def generate_caption(self, pixel_values, **generate_kwargs): ...
 
 
-@dataclass(frozen=True)
-class Score:
-    """How many of the texts asked for, at least one, were right; VQA v2's metric counts parts of one."""
-
-    right: float
-    asked: int
-
-    def __str__(self) -> str:
-        low, high = self.interval()
-        return f"{100 * self.rate:.2f} % ({100 * low:.2f} - {100 * high:.2f})"
-
-    @property
-    def rate(self) -> float:
-        """The share of right texts, from 0 to 1."""
-        return self.right / self.asked
-
-    def interval(self) -> tuple[float, float]:
-        """The 95 % score interval of the rate, both ends from 0 to 1.
-
-        Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
-        Unlike the normal approximation it stays inside 0 to 1, and has a width at 0 % and 100 % too.
-        """
-        z = NormalDist().inv_cdf(0.975)
-        shrink = 1 + z**2 / self.asked
-        centre = (self.rate + z**2 / (2 * self.asked)) / shrink
-        half = z / shrink * sqrt(self.rate * (1 - self.rate) / self.asked + (z / (2 * self.asked)) ** 2)
-        # Rounding could put an end past a rate of 0 or 1.
-        return max(0.0, min(centre - half, self.rate)), min(1.0, max(centre + half, self.rate))
-
-
-def answer_questions(model: Writer, processor: OVBlipProcessor, questions: Sequence[Question]) -> list[str]:
-    """Answer `questions`, greedily, each image encoded once however many questions it has.
-
-    Returns:
-        The answers in the order of `questions`, 20 tokens long at most.
-    """
-    indices_of = defaultdict(list)
-    for index, question in enumerate(questions):
-        indices_of[question.image_path].append(index)
-    answers = [""] * len(questions)
-    for image_path, indices in tqdm(indices_of.items(), desc="answering", unit="image"):
-        inputs = processor(image_path, [questions[index].question for index in indices])
-        ids = model.generate_answer(**inputs, max_new_tokens=MAX_NEW_TOKENS)
-        for index, answer in zip(indices, processor.batch_decode(ids), strict=True):
-            answers[index] = answer
+def answer_each(
+    model: Writer, processor: OVBlipProcessor, asked: Iterable[tuple[ImageSource, Sequence[str]]]
+) -> list[str]:
+    """Answer the questions about each image, greedily, encoding it once: all answers in turn, 20 tokens at most."""
+    answers = []
+    for image, questions in tqdm(asked, desc="answering", unit="image"):
+        inputs = processor(image, list(questions))
+        answers += processor.batch_decode(model.generate_answer(**inputs, max_new_tokens=MAX_NEW_TOKENS))
     return answers
 
 
-def caption_images(model: Writer, processor: OVBlipProcessor, image_paths: Sequence[str]) -> list[str]:
-    """Caption image files, greedily, 32 in a call.
+def answer_questions(model: Writer, processor: OVBlipProcessor, questions: Sequence[Question]) -> list[str]:
+    """Answer `questions` as `answer_each` does; the answers are in their order."""
+    indices_of = defaultdict(list)
+    for index, question in enumerate(questions):
+        indices_of[question.image_path].append(index)
+    asked = {path: [questions[index].question for index in indices] for path, indices in indices_of.items()}
+    found = answer_each(model, processor, asked.items())
+    answer_of = dict(zip([index for indices in indices_of.values() for index in indices], found, strict=True))
+    return [answer_of[index] for index in range(len(questions))]
 
-    Returns:
-        The captions in the order of `image_paths`, 20 tokens long at most.
-    """
+
+def caption_images(model: Writer, processor: OVBlipProcessor, images: Sequence[ImageSource]) -> list[str]:
+    """Caption images, greedily, 32 in a call: the captions in their order, 20 tokens long at most."""
     captions = []
-    for start in tqdm(range(0, len(image_paths), IMAGES_PER_CALL), desc="captioning", unit="batch"):
-        inputs = processor(image_paths[start : start + IMAGES_PER_CALL])
+    for start in tqdm(range(0, len(images), IMAGES_PER_CALL), desc="captioning", unit="batch"):
+        inputs = processor(images[start : start + IMAGES_PER_CALL])
         captions += processor.batch_decode(model.generate_caption(**inputs, max_new_tokens=MAX_NEW_TOKENS))
     return captions
-
-
-def exact_match(found: Sequence[str], expected: Sequence[str]) -> Score:
-    """How many texts are equal to the ones expected, or to those of another model.
-
-    Raises:
-        ValueError: there is not one text for every one expected, or there is none.
-    """
-    if len(found) != len(expected) or not expected:
-        raise ValueError(f"{len(found)} texts do not go with {len(expected)} expected: give one for each, at least one")
-    return Score(sum(map(str.__eq__, found, expected)), len(expected))
 
 
 def score_answers(answers: Sequence[str], questions: Sequence[Question]) -> dict[str, Score]:
@@ -108,15 +74,30 @@ def score_answers(answers: Sequence[str], questions: Sequence[Question]) -> dict
     Raises:
         ValueError: there is not one answer for every question, or there is no question.
     """
-    scores = {"all": exact_match(answers, [question.answer for question in questions])}
-    pairs_of = defaultdict(list)
-    for answer, question in zip(answers, questions, strict=True):
-        pairs_of[question_type(question.answer)].append((answer, question.answer))
-    return scores | {kind: exact_match(*zip(*pairs, strict=True)) for kind, pairs in sorted(pairs_of.items())}
+    expected = [question.answer for question in questions]
+    return scores_by_kind(answers, expected, map(question_type, expected))
 
 
-Measures = dict[str, dict[str, Score]]
-"""By measure, a score for each model: `{"answers, all": {"PyTorch": Score(9658, 9673), "INT8": ...}, ...}`."""
+def compare_texts(
+    answers: Mapping[str, Sequence[str]],
+    captions: Mapping[str, Sequence[str]],
+    right_answers: Sequence[str],
+    kinds: Sequence[str],
+    right_captions: Sequence[str],
+) -> Measures:
+    """Score answers and captions of every model by kind of question, and how often they are the first model's."""
+    first = next(iter(answers))
+    measures = defaultdict(dict)
+    for name in answers:
+        scores = {
+            f"answers, {kind}": score for kind, score in scores_by_kind(answers[name], right_answers, kinds).items()
+        }
+        scores["captions, all"] = exact_match(captions[name], right_captions)
+        scores[f"agreement with {first}, answers"] = exact_match(answers[name], answers[first])
+        scores[f"agreement with {first}, captions"] = exact_match(captions[name], captions[first])
+        for measure, score in scores.items():
+            measures[measure][name] = score
+    return dict(measures)
 
 
 def easy_vqa_accuracy(models: Mapping[str, Writer], processor: OVBlipProcessor) -> Measures:
@@ -125,39 +106,70 @@ def easy_vqa_accuracy(models: Mapping[str, Writer], processor: OVBlipProcessor) 
     `models` is by name, such as {"PyTorch": ..., "INT8": ...}.
     """
     questions, captions = load_questions("test"), load_captions("test")
-    answers = {name: answer_questions(model, processor, questions) for name, model in models.items()}
-    said = {name: caption_images(model, processor, list(captions)) for name, model in models.items()}
-    first = next(iter(models))
-    measures = defaultdict(dict)
-    for name in models:
-        scores = {f"answers, {kind}": score for kind, score in score_answers(answers[name], questions).items()}
-        scores["captions, all"] = exact_match(said[name], list(captions.values()))
-        scores[f"agreement with {first}, answers"] = exact_match(answers[name], answers[first])
-        scores[f"agreement with {first}, captions"] = exact_match(said[name], said[first])
-        for measure, score in scores.items():
-            measures[measure][name] = score
-    return dict(measures)
+    right = [question.answer for question in questions]
+    return compare_texts(
+        {name: answer_questions(model, processor, questions) for name, model in models.items()},
+        {name: caption_images(model, processor, list(captions)) for name, model in models.items()},
+        right,
+        [question_type(answer) for answer in right],
+        list(captions.values()),
+    )
+
+
+def scene_accuracy(
+    models: Mapping[str, Writer], processor: OVBlipProcessor, count: int = SCENES, first_seed: int = TEST_SEED
+) -> Measures:
+    """Every model on drawn scenes: answers of each of the ten kinds, captions, agreement with the first."""
+    scenes = make_scenes(count, first_seed)
+    pictures = [draw_scene(scene) for scene in scenes]
+    questions = [scene_questions(scene) for scene in scenes]
+    asked = [(picture, [each.question for each in some]) for picture, some in zip(pictures, questions, strict=True)]
+    flat = [each for some in questions for each in some]
+    return compare_texts(
+        {name: answer_each(model, processor, asked) for name, model in models.items()},
+        {name: caption_images(model, processor, pictures) for name, model in models.items()},
+        [each.answer for each in flat],
+        [each.kind for each in flat],
+        [caption(scene) for scene in scenes],
+    )
 
 
 def measure_accuracy(
     models: Mapping[str, Writer],
     processor: OVBlipProcessor,
-    data: Literal["easy-vqa"] | None = None,
-    samples: int = 200,
+    config: SimpleNamespace,
+    samples: int | None = None,
+    first_seed: int = TEST_SEED,
 ) -> Measures:
-    """Every model on easy-VQA's test split, or where `data` is None on `samples` of VQA v2.
+    """Every model on the data that suits it, by what its configuration says; the first measure is the headline.
 
-    `data` is what a model's configuration says it was trained on; the first measure is the headline.
+    Those trained on easy-VQA are measured on its test split, those trained on drawn scenes on scenes kept for it: on
+    questions, captions and easy-VQA, or on matching and retrieval. All others answer questions of VQA v2.
+
+    Args:
+        samples: how many scenes (2,000 if None) or samples of VQA v2 (200).
+        first_seed: where the seeds of the scenes begin; below `VALIDATION_SEED` are those that were trained on.
 
     Raises:
-        ValueError: there is no such data.
+        ValueError: there is no data for such a model.
         OSError: VQA v2 cannot be downloaded.
     """
-    if data not in ("easy-vqa", None):
-        raise ValueError(f"there is no data {data!r} to measure accuracy on; it is 'easy-vqa', or None for VQA v2")
-    if data == "easy-vqa":
+    trained_on, does = getattr(config, "trained_on", None), architecture(config)
+    if trained_on == "easy-vqa" and does.answers:
         return easy_vqa_accuracy(models, processor)
-    records = vqa_v2_samples(samples, SCORING_SEED, SCORING)
+    if trained_on == "scenes" and does.matches:
+        return retrieval_accuracy(models, processor, samples or SCENES, first_seed)
+    if trained_on == "scenes" and does.answers:
+        on_easy_vqa = easy_vqa_accuracy(models, processor)
+        return scene_accuracy(models, processor, samples or SCENES, first_seed) | {
+            f"easy-VQA {measure}": on_easy_vqa[measure] for measure in ("answers, all", "captions, all")
+        }
+    if trained_on is not None or not does.answers:
+        raise ValueError(
+            f"there is no data to measure a {config.architectures[0]} trained on {trained_on or 'photographs'} with; "
+            "there is for those that answer questions, and for those trained on 'scenes'"
+        )
+    records = vqa_v2_samples(samples or VQA_V2_SAMPLES, SCORING_SEED, SCORING)
     rates = {name: vqa_v2_accuracy(model, processor, records) for name, model in models.items()}
     return {"VQA accuracy, all": {name: Score(rate * len(records), len(records)) for name, rate in rates.items()}}
 

@@ -1,6 +1,7 @@
 """Calibration data that suits a converted model, by what its folder says it is."""
 
 import hashlib
+import random
 from itertools import islice
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from blip_openvino.ir.easy_vqa import load_captions, load_questions
+from blip_openvino.data.easy_vqa import load_captions, load_questions
+from blip_openvino.data.scene_captions import caption
+from blip_openvino.data.scene_questions import scene_questions
+from blip_openvino.data.scenes import draw_scene, make_scenes
+from blip_openvino.data.vqa_v2 import CALIBRATION, vqa_v2_samples
 from blip_openvino.ir.files import architecture, load_config
-from blip_openvino.ir.vqa_v2 import CALIBRATION, vqa_v2_samples
 
 SAMPLES = 300
 SEED = 42
@@ -20,8 +24,8 @@ SEED = 42
 def calibration_dataset(folder: str | Path, samples: int = SAMPLES) -> datasets.Dataset:
     """Images and texts of the kind that the model in a converted folder reads: `image`, `image_id` and `text`.
 
-    Models that say they were trained on easy-VQA get pictures of its training split; all others photographs from the
-    Hub: with questions (VQA v2) where the checkpoint answers them, else with captions (COCO).
+    Models that say they were trained on drawn scenes or easy-VQA get such as they were trained on; all others
+    photographs from the Hub: with questions (VQA v2) where the checkpoint answers them, else with captions (COCO).
 
     Raises:
         FileNotFoundError, ValueError: the folder is not a converted model.
@@ -29,11 +33,26 @@ def calibration_dataset(folder: str | Path, samples: int = SAMPLES) -> datasets.
     """
     config = load_config(Path(folder))
     asks = architecture(config).answers
-    if getattr(config, "trained_on", None) == "easy-vqa":
+    trained_on = getattr(config, "trained_on", None)
+    if trained_on == "scenes":
+        return scene_texts(asks, samples)
+    if trained_on == "easy-vqa":
         return easy_vqa_questions(samples) if asks else easy_vqa_captions(samples)
     if asks:
         return vqa_v2_samples(samples, SEED, CALIBRATION).rename_column("question", "text")
     return coco_captions(samples)
+
+
+def scene_texts(asks: bool, samples: int = SAMPLES, first_seed: int = SEED) -> datasets.Dataset:
+    """Drawn scenes, each with a question about it or with its caption."""
+    scenes = make_scenes(samples, first_seed)
+    choose = random.Random(first_seed).choice
+    texts = [choose(scene_questions(scene)).question if asks else caption(scene) for scene in scenes]
+    rows = [
+        {"image": draw_scene(scene), "image_id": index, "text": text}
+        for index, (scene, text) in enumerate(zip(scenes, texts, strict=True))
+    ]
+    return datasets.Dataset.from_list(rows)
 
 
 def easy_vqa_questions(samples: int = SAMPLES, seed: int = SEED) -> datasets.Dataset:

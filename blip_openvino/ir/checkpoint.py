@@ -5,6 +5,7 @@ What is converted comes from here, and what OpenVINO says is compared with it.
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn.functional import normalize
 from transformers import (
     AutoConfig,
     BlipForConditionalGeneration,
@@ -21,6 +23,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+IMAGES_AT_ONCE = 32
 ARCHITECTURES = {
     model_class.__name__: model_class
     for model_class in (BlipForQuestionAnswering, BlipForConditionalGeneration, BlipForImageTextRetrieval)
@@ -105,8 +108,19 @@ def generate_caption(model: PreTrainedModel, pixel_values: Tensor, **generate_kw
     return write(model, model.vision_model(pixel_values).last_hidden_state, **generate_kwargs)
 
 
+@dataclass(frozen=True)
+class TorchImages:
+    """Images that `TorchBlip` has encoded: tokens [B, T, hidden], and features [B, projection] of length 1."""
+
+    hidden_states: np.ndarray
+    features: np.ndarray
+
+    def __getitem__(self, rows: slice | np.ndarray) -> "TorchImages":
+        return TorchImages(self.hidden_states[rows], self.features[rows])
+
+
 class TorchBlip:
-    """A question-answering checkpoint in PyTorch behind the methods of `OVBlipModel`, to measure and compare with.
+    """A checkpoint in PyTorch behind the methods of `OVBlipModel`, to measure and compare with.
 
     transformers applies no mask to padding in cross-attention; here a row is read without its padding, so that an
     answer does not depend on what else is in its batch.
@@ -134,3 +148,32 @@ class TorchBlip:
     def generate_caption(self, pixel_values: np.ndarray, **generate_kwargs) -> list[list[int]]:
         """Token ids of the captions of images [B, 3, H, W]."""
         return generate_caption(self.model, torch.from_numpy(pixel_values), **generate_kwargs).tolist()
+
+    @torch.inference_mode()
+    def encode_images(self, pixel_values: np.ndarray) -> TorchImages:
+        """Encode images [B, 3, H, W], for a checkpoint that matches."""
+        parts = torch.from_numpy(pixel_values).split(IMAGES_AT_ONCE)
+        hidden = torch.cat([self.model.vision_model(each).last_hidden_state for each in parts])
+        return TorchImages(hidden.numpy(), normalize(self.model.vision_proj(hidden[:, 0]), dim=-1).numpy())
+
+    @torch.inference_mode()
+    def text_features(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        """Features [B, projection] of length 1 of texts [B, T]."""
+        hidden = self.model.text_encoder(torch.from_numpy(input_ids), torch.from_numpy(attention_mask))
+        return normalize(self.model.text_proj(hidden.last_hidden_state[:, 0]), dim=-1).numpy()
+
+    @torch.inference_mode()
+    def match(
+        self, pixel_values: np.ndarray | TorchImages, input_ids: np.ndarray, attention_mask: np.ndarray
+    ) -> np.ndarray:
+        """How likely texts [B, T] describe images [1 or B, 3, H, W], or what `encode_images` made of them: [B]."""
+        if isinstance(pixel_values, TorchImages):
+            tokens = torch.from_numpy(pixel_values.hidden_states)
+        else:
+            tokens = self.model.vision_model(torch.from_numpy(pixel_values)).last_hidden_state
+        hidden = self.model.text_encoder(
+            torch.from_numpy(input_ids),
+            torch.from_numpy(attention_mask),
+            encoder_hidden_states=tokens.expand(len(input_ids), -1, -1),
+        )
+        return self.model.itm_head(hidden.last_hidden_state[:, 0]).softmax(-1)[:, 1].numpy()

@@ -17,8 +17,8 @@ from transformers import BlipForQuestionAnswering, BlipProcessor
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
+from blip_openvino.data.easy_vqa import Question, load_captions, load_questions, question_type  # noqa: E402
 from blip_openvino.ir.checkpoint import generate_caption  # noqa: E402
-from blip_openvino.ir.easy_vqa import Question, load_captions, load_questions, question_type  # noqa: E402
 
 
 def process_images(image_paths: list[str], processor: BlipProcessor) -> Tensor:

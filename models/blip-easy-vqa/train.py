@@ -22,7 +22,7 @@ from accuracy import evaluate, print_scores  # noqa: E402
 from small_blip import build_model, build_processor, normalize, save_checkpoint  # noqa: E402
 from training_data import TrainingSet, augment  # noqa: E402
 
-from blip_openvino.ir.easy_vqa import Question, load_captions, load_questions  # noqa: E402
+from blip_openvino.data.easy_vqa import Question, load_captions, load_questions  # noqa: E402
 
 IMAGE_SIZE = 64
 IMAGES_PER_STEP = 32
@@ -160,7 +160,9 @@ def train(questions: list[Question], captions: dict[str, str]) -> tuple[BlipForQ
     texts = [text for q in questions for text in (q.question, q.answer)] + list(captions.values())
     processor = build_processor(texts, IMAGE_SIZE)
     vision = {"image_size": IMAGE_SIZE, "patch_size": 8, "num_hidden_layers": 4}
-    model = build_model(processor.tokenizer, 128, 4, INITIALIZER_RANGE, vision)  # 2.2 M parameters
+    model = build_model(
+        processor.tokenizer, 128, 4, INITIALIZER_RANGE, vision, trained_on="easy-vqa"
+    )  # 2.2 M parameters
     data = TrainingSet(questions, captions, processor.tokenizer)
     train_captions(model, data, processor.image_processor)
     train_answers(model, data, processor.image_processor)

@@ -6,7 +6,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import BertTokenizerFast
 
-from blip_openvino.ir.easy_vqa import Question
+from blip_openvino.data.easy_vqa import Question
 
 
 def read_images(image_paths: list[str]) -> Tensor:

@@ -22,8 +22,8 @@ from blip_openvino.apps import page as page_module
 from blip_openvino.apps.ask import IMAGES_KEPT, MODELS_KEPT, ModelFolder
 from blip_openvino.apps.blip import Blip
 from blip_openvino.apps.page import build_demo, launch_demo
+from blip_openvino.data.easy_vqa import load_captions
 from blip_openvino.ir.convert import convert
-from blip_openvino.ir.easy_vqa import load_captions
 
 CAPTIONS = dict(itertools.islice(load_captions("test").items(), 8))
 PATH, CAPTION = next(iter(CAPTIONS.items()))

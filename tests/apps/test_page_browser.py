@@ -11,7 +11,7 @@ from conftest import CHROMIUM
 from playwright.sync_api import Page, expect
 
 from blip_model import OVBlipModel
-from blip_openvino.ir.easy_vqa import load_captions
+from blip_openvino.data.easy_vqa import load_captions
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
 CAPTIONS = list(itertools.islice(load_captions("test").items(), 4))

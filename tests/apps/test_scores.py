@@ -8,7 +8,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from blip_model import OVBlipModel
 from blip_openvino.apps.blip import Blip
-from blip_openvino.ir.easy_vqa import ANSWERS
+from blip_openvino.data.easy_vqa import ANSWERS
 from blip_openvino.runtime.processor import OVBlipProcessor
 
 TOLERANCE = 0.05

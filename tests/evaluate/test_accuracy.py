@@ -1,12 +1,18 @@
 """Exact match on easy-VQA; models that answer what the test decides."""
 
 import random
+from collections import Counter
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
+from blip_openvino.data.easy_vqa import Question, load_captions, load_questions
+from blip_openvino.data.scene_captions import caption
+from blip_openvino.data.scene_questions import KINDS, scene_questions
+from blip_openvino.data.scenes import Scene, draw_scene, make_scenes
 from blip_openvino.evaluate import accuracy
 from blip_openvino.evaluate.accuracy import (
     Score,
@@ -18,7 +24,6 @@ from blip_openvino.evaluate.accuracy import (
     score_answers,
 )
 from blip_openvino.ir.checkpoint import TorchBlip
-from blip_openvino.ir.easy_vqa import Question, load_captions, load_questions
 
 
 @pytest.mark.parametrize(
@@ -38,6 +43,13 @@ def test_interval_is_the_one_published_by_newcombe(right, asked, low, high):
 
 def test_score_reads_as_percentages():
     assert str(Score(9617, 9673)) == "99.42 % (99.25 - 99.55)"
+
+
+ON_EASY_VQA = {"answers, all": {"PyTorch": Score(1, 2)}, "captions, all": {"PyTorch": Score(2, 2)}}
+
+
+def config_of(trained_on: str | None, architecture: str = "BlipForQuestionAnswering") -> SimpleNamespace:
+    return SimpleNamespace(trained_on=trained_on, architectures=[architecture])
 
 
 class EchoModel:
@@ -107,7 +119,7 @@ def test_easy_vqa_is_measured_with_agreement_and_captions(monkeypatch, f32_model
     captions = dict(list(load_captions("test").items())[:12])
     monkeypatch.setattr(accuracy, "load_questions", lambda split: shuffled_questions)
     monkeypatch.setattr(accuracy, "load_captions", lambda split: captions)
-    found = measure_accuracy({"FP16": f32_model, "INT8": EchoModel()}, ours, "easy-vqa")
+    found = measure_accuracy({"FP16": f32_model, "INT8": EchoModel()}, ours, config_of("easy-vqa"))
     assert found["answers, all"] == {"FP16": Score(n := len(shuffled_questions), n), "INT8": Score(0, n)}
     assert found["agreement with FP16, answers"] == found["answers, all"]
     assert found["captions, all"] == {"FP16": Score(12, 12), "INT8": Score(0, 12)}
@@ -123,9 +135,71 @@ def test_without_data_the_scoring_half_of_vqa_v2_is_measured(monkeypatch, ours):
     ]
     stream = datasets.Dataset.from_list(records).to_iterable_dataset()
     monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: stream)
-    assert measure_accuracy({"FP16": EchoModel()}, ours, samples=3) == {"VQA accuracy, all": {"FP16": Score(3, 3)}}
-    with pytest.raises(ValueError, match="no data 'vqa' to measure accuracy on"):
-        measure_accuracy({"FP16": EchoModel()}, ours, "vqa")
+    found = measure_accuracy({"FP16": EchoModel()}, ours, config_of(None), samples=3)
+    assert found == {"VQA accuracy, all": {"FP16": Score(3, 3)}}
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "architecture"),
+    [
+        ("faces", "BlipForQuestionAnswering"),
+        (None, "BlipForImageTextRetrieval"),
+        ("easy-vqa", "BlipForImageTextRetrieval"),
+    ],
+)
+def test_a_model_that_no_data_suits_is_refused(ours, trained_on, architecture):
+    with pytest.raises(
+        ValueError, match=f"no data to measure a {architecture} trained on {trained_on or 'photographs'}"
+    ):
+        measure_accuracy({"FP16": EchoModel()}, ours, config_of(trained_on, architecture))
+
+
+class Passing:
+    """A processor that hands pictures and texts on as they are."""
+
+    def __call__(self, images=None, text=None):
+        inputs = {} if images is None else {"pixel_values": images}
+        return inputs if text is None else inputs | {"input_ids": np.array(text, object)}
+
+    def batch_decode(self, texts):
+        return texts
+
+
+class KnowsScenes:
+    """Answers and captions scenes rightly, but for one kind of question."""
+
+    def __init__(self, scenes: list[Scene], fails_at: str = ""):
+        self.captions = {draw_scene(scene).tobytes(): caption(scene) for scene in scenes}
+        self.answers = {
+            (draw_scene(scene).tobytes(), each.question): each.answer if each.kind != fails_at else "?"
+            for scene in scenes
+            for each in scene_questions(scene)
+        }
+
+    def generate_answer(self, pixel_values, input_ids, max_new_tokens):
+        return [self.answers[pixel_values.tobytes(), question] for question in input_ids]
+
+    def generate_caption(self, pixel_values, max_new_tokens):
+        return [self.captions[picture.tobytes()] for picture in pixel_values]
+
+
+def test_scenes_are_measured_by_kind_of_question_and_on_easy_vqa_too(monkeypatch):
+    monkeypatch.setattr(accuracy, "easy_vqa_accuracy", lambda models, processor: ON_EASY_VQA)
+    scenes = make_scenes(20, first_seed=5)
+    models = {"PyTorch": KnowsScenes(scenes), "INT8": KnowsScenes(scenes, fails_at="counting")}
+    found = measure_accuracy(models, Passing(), config_of("scenes"), samples=20, first_seed=5)
+    asked = Counter(each.kind for scene in scenes for each in scene_questions(scene))
+    assert {f"answers, {kind}" for kind in KINDS} < found.keys()
+    assert next(iter(found)) == "answers, all"
+    all_asked, counted = asked.total(), asked["counting"]
+    assert found["answers, all"] == {
+        "PyTorch": Score(all_asked, all_asked),
+        "INT8": Score(all_asked - counted, all_asked),
+    }
+    assert found["answers, counting"] == {"PyTorch": Score(counted, counted), "INT8": Score(0, counted)}
+    assert found["answers, reading"]["INT8"] == Score(asked["reading"], asked["reading"])
+    assert found["captions, all"] == {name: Score(20, 20) for name in models}
+    assert {measure: found[f"easy-VQA {measure}"] for measure in ON_EASY_VQA} == ON_EASY_VQA
 
 
 def test_what_lost_more_than_it_may_is_named():

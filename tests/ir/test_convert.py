@@ -13,13 +13,13 @@ from tiny import convert_random
 
 from benchmarks.checkpoint import blip_processor
 from blip_model import OVBlipModel
+from blip_openvino.data.easy_vqa import load_captions
 from blip_openvino.evaluate.check import check_folder, check_model
 from blip_openvino.ir import calibration
 from blip_openvino.ir import convert as convert_module
 from blip_openvino.ir.calibration import calibration_dataset
 from blip_openvino.ir.checkpoint import load_checkpoint
 from blip_openvino.ir.convert import convert, convert_text_decoder, convert_text_encoder, convert_vision_model
-from blip_openvino.ir.easy_vqa import load_captions
 from blip_openvino.ir.files import Part, cache_names
 from blip_openvino.ir.optimize import optimize
 

@@ -7,8 +7,8 @@ import numpy as np
 import openvino as ov
 import pytest
 
+from blip_openvino.data.easy_vqa import load_questions
 from blip_openvino.ir.calibration import easy_vqa_questions
-from blip_openvino.ir.easy_vqa import load_questions
 from blip_openvino.ir.files import Part, load_config, read_parts, weight_sizes
 from blip_openvino.ir.optimize import calibration_inputs, compress_weights, optimize
 from blip_openvino.runtime.avx2 import is_int8_product

@@ -12,7 +12,7 @@ from conftest import CHROMIUM, EMBEDDED
 from playwright.sync_api import Page, expect
 from workplace import CONVERT, FEW, MODEL, OPTIMIZE, change, make_workplace
 
-from blip_openvino.ir.easy_vqa import load_captions
+from blip_openvino.data.easy_vqa import load_captions
 from notebook_utils import example_inputs
 
 pytestmark = [

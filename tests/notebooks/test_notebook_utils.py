@@ -13,7 +13,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import notebook_utils
 from blip_model import OVBlipModel
-from blip_openvino.ir.easy_vqa import load_captions
+from blip_openvino.data.easy_vqa import load_captions
 from notebook_utils import (
     DownloadError,
     device_widget,

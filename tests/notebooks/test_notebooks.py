@@ -16,8 +16,8 @@ from PIL import Image
 from run_notebooks import results
 from workplace import CONVERT, FEW, MODEL, NOTEBOOKS, OPTIMIZE, change, make_workplace
 
+from blip_openvino.data.easy_vqa import load_captions
 from blip_openvino.ir.convert import default_folder
-from blip_openvino.ir.easy_vqa import load_captions
 from blip_openvino.ir.files import weight_sizes
 from notebook_utils import example_inputs
 

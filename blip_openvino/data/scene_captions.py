@@ -7,8 +7,8 @@ print(caption(scene), "-", inventory(scene))
 import random
 from collections import Counter
 
-from scene_shapes import COLOURS
-from scenes import (
+from blip_openvino.data.scene_shapes import COLOURS
+from blip_openvino.data.scenes import (
     ACTIVITIES,
     ANIMALS,
     CELLS,

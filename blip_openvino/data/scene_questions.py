@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from scene_captions import PLURALS, position
-from scene_shapes import COLOURS
-from scenes import (
+from blip_openvino.data.scene_captions import PLURALS, position
+from blip_openvino.data.scene_shapes import COLOURS
+from blip_openvino.data.scenes import (
     ACTIVITIES,
     ANIMALS,
     CELLS,

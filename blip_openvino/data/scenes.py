@@ -11,12 +11,13 @@ import random
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
-from scene_shapes import COLOURS, draw_shape, draw_sign
+
+from blip_openvino.data.scene_shapes import COLOURS, draw_shape, draw_sign
 
 IMAGE_SIZE = 96
 OVERSAMPLING = 4
-# Where the seeds of scenes begin that measure; training takes those below.
-FIRST_SEEDS = {"validation": 1_000_000_000, "test": 2_000_000_000}
+# Where the seeds of scenes begin that measure, or that a recipe is chosen by; training takes those below.
+VALIDATION_SEED, TEST_SEED = 1_000_000_000, 2_000_000_000
 
 PLACES = ("beach", "field", "street", "snow", "desert")
 SKIES = ("sunny", "cloudy", "rainy", "sunset", "night")
@@ -133,13 +134,10 @@ def make_scene(seed: int) -> Scene:
     return Scene(place, sky, tuple(placed), rng.getrandbits(32))
 
 
-def make_scenes(split: str, count: int) -> list[Scene]:
-    """Make the first `count` scenes kept for measuring: "test", or "validation" to choose a recipe by.
-
-    No two of a split are equal but for jitter.
-    """
+def make_scenes(count: int, first_seed: int = TEST_SEED) -> list[Scene]:
+    """Make `count` scenes from a seed on, no two of them equal but for jitter: those kept for measuring, by default."""
     scenes: dict[tuple, Scene] = {}
-    seed = FIRST_SEEDS[split]
+    seed = first_seed
     while len(scenes) < count:
         scene = make_scene(seed)
         scenes.setdefault(scene.key, scene)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from blip_openvino.ir.easy_vqa import ANSWERS, load_captions, load_questions
+from blip_openvino.data.easy_vqa import ANSWERS, load_captions, load_questions
 
 
 @pytest.mark.parametrize(("split", "questions", "captions"), [("train", 38575, 3132), ("test", 9673, 772)])
