@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-run demo: export BLIP_MODEL ?= models/blip-easy-vqa
+run demo: export BLIP_MODEL ?= models/blip-scenes
 
 .PHONY: run test check lint demo notebook bench
 

@@ -23,7 +23,7 @@ from blip_openvino.apps.load import (
 )
 from blip_openvino.data.scenes import TEST_SEED
 from blip_openvino.evaluate.check import check_folder
-from blip_openvino.ir.files import CHECKSUMS, PRECISIONS, load_config
+from blip_openvino.ir.files import CHECKSUMS, PRECISIONS, architecture, load_config
 from blip_openvino.runtime.images import load_image
 from blip_openvino.runtime.processor import OVBlipProcessor
 
@@ -194,7 +194,7 @@ def evaluate(
     """
     with extra("convert"):
         # datasets and PyTorch, which only measuring needs.
-        from blip_openvino.evaluate.accuracy import measure_accuracy
+        from blip_openvino.evaluate.accuracy import easy_vqa_accuracy, measure_accuracy
         from blip_openvino.ir.checkpoint import TorchBlip, load_checkpoint
     if (folder / CHECKSUMS).exists():
         models = {each or "default": load(folder, device, each, ov_config).model for each in precisions or (None,)}
@@ -204,7 +204,11 @@ def evaluate(
     else:
         checkpoint = load_checkpoint(folder)
         models, config = {"PyTorch": TorchBlip(checkpoint)}, checkpoint.config
-    measures = measure_accuracy(models, OVBlipProcessor.from_pretrained(folder), config, scenes, seed)
+    processor = OVBlipProcessor.from_pretrained(folder)
+    measures = measure_accuracy(models, processor, config, scenes, seed)
+    if getattr(config, "trained_on", None) == "scenes" and architecture(config).answers:
+        # What others made is measured too: its training split was among what the model was trained on.
+        measures |= {f"easy-VQA {name}": scores for name, scores in easy_vqa_accuracy(models, processor).items()}
     for measure, scores in measures.items():
         click.echo(f"{measure}: " + ", ".join(f"{name} {score}" for name, score in scores.items()))
 

@@ -144,7 +144,7 @@ def measure_accuracy(
     """Every model on the data that suits it, by what its configuration says; the first measure is the headline.
 
     Those trained on easy-VQA are measured on its test split, those trained on drawn scenes on scenes kept for it: on
-    questions, captions and easy-VQA, or on matching and retrieval. All others answer questions of VQA v2.
+    questions and captions, or on matching and retrieval. All others answer questions of VQA v2.
 
     Args:
         samples: how many scenes (2,000 if None) or samples of VQA v2 (200).
@@ -160,10 +160,7 @@ def measure_accuracy(
     if trained_on == "scenes" and does.matches:
         return retrieval_accuracy(models, processor, samples or SCENES, first_seed)
     if trained_on == "scenes" and does.answers:
-        on_easy_vqa = easy_vqa_accuracy(models, processor)
-        return scene_accuracy(models, processor, samples or SCENES, first_seed) | {
-            f"easy-VQA {measure}": on_easy_vqa[measure] for measure in ("answers, all", "captions, all")
-        }
+        return scene_accuracy(models, processor, samples or SCENES, first_seed)
     if trained_on is not None or not does.answers:
         raise ValueError(
             f"there is no data to measure a {config.architectures[0]} trained on {trained_on or 'photographs'} with; "

@@ -45,9 +45,6 @@ def test_score_reads_as_percentages():
     assert str(Score(9617, 9673)) == "99.42 % (99.25 - 99.55)"
 
 
-ON_EASY_VQA = {"answers, all": {"PyTorch": Score(1, 2)}, "captions, all": {"PyTorch": Score(2, 2)}}
-
-
 def config_of(trained_on: str | None, architecture: str = "BlipForQuestionAnswering") -> SimpleNamespace:
     return SimpleNamespace(trained_on=trained_on, architectures=[architecture])
 
@@ -183,8 +180,7 @@ class KnowsScenes:
         return [self.captions[picture.tobytes()] for picture in pixel_values]
 
 
-def test_scenes_are_measured_by_kind_of_question_and_on_easy_vqa_too(monkeypatch):
-    monkeypatch.setattr(accuracy, "easy_vqa_accuracy", lambda models, processor: ON_EASY_VQA)
+def test_scenes_are_measured_by_kind_of_question():
     scenes = make_scenes(20, first_seed=5)
     models = {"PyTorch": KnowsScenes(scenes), "INT8": KnowsScenes(scenes, fails_at="counting")}
     found = measure_accuracy(models, Passing(), config_of("scenes"), samples=20, first_seed=5)
@@ -199,7 +195,6 @@ def test_scenes_are_measured_by_kind_of_question_and_on_easy_vqa_too(monkeypatch
     assert found["answers, counting"] == {"PyTorch": Score(counted, counted), "INT8": Score(0, counted)}
     assert found["answers, reading"]["INT8"] == Score(asked["reading"], asked["reading"])
     assert found["captions, all"] == {name: Score(20, 20) for name in models}
-    assert {measure: found[f"easy-VQA {measure}"] for measure in ON_EASY_VQA} == ON_EASY_VQA
 
 
 def test_what_lost_more_than_it_may_is_named():
