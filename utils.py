@@ -79,14 +79,16 @@ def visualize_images(images: Sequence[ImageSource], texts: Sequence[Sequence[str
     texts: for each image its lines, such as (question, answer). Long ones are wrapped.
     Raises ValueError where there is no image, or not one entry of `texts` for each, and what `load_image` raises.
     """
+    if not images or len(images) != len(texts):
+        raise ValueError(f"{len(images)} images do not go with {len(texts)} texts: give one for each, at least one")
     wrapped = [[textwrap.fill(line, SHORT_LINE_LENGTH) for line in lines] for lines in texts]
-    lines = max((sum(len(text.splitlines()) for text in each) for each in wrapped), default=1)
+    lines = max(sum(len(text.splitlines()) for text in each) for each in wrapped)
     rows = -(-len(images) // columns)
     below = (lines * LINE_HEIGHT + 10) / 72
     figure = NotebookFigure(figsize=(columns * CELL_WIDTH, rows * (CELL_WIDTH + below)), facecolor="white")
     edges = {"left": 0, "right": 1, "top": 1, "bottom": below / (rows * (CELL_WIDTH + below)), "wspace": 0.08}
-    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw=edges | {"hspace": below / CELL_WIDTH}).flat
-    for axes, image, each in zip(grid, images, wrapped, strict=False):
+    cells = figure.subplots(rows, columns, squeeze=False, gridspec_kw=edges | {"hspace": below / CELL_WIDTH}).ravel()
+    for axes, image, each in zip(cells, images, wrapped, strict=False):
         axes.imshow(load_image(image))
         axes.set(xticks=[], yticks=[], anchor="N")
         place = 4
@@ -95,7 +97,7 @@ def visualize_images(images: Sequence[ImageSource], texts: Sequence[Sequence[str
             style |= {"fontsize": FONT_SIZE - 1, "va": "top", "parse_math": False}
             axes.annotate(text, (0, 0), (0, -place), "axes fraction", "offset points", **style)
             place += LINE_HEIGHT * len(text.splitlines())
-    for axes in list(grid):
+    for axes in cells[len(images) :]:
         axes.remove()
     return figure
 

@@ -13,7 +13,6 @@ import click
 from blip_openvino.apps.blip import Blip
 from blip_openvino.apps.info import bug_report
 from blip_openvino.apps.load import (
-    CALIBRATION_SAMPLES,
     DEFAULT_MODEL,
     convert_checkpoint,
     converted_folder,
@@ -23,7 +22,7 @@ from blip_openvino.apps.load import (
 )
 from blip_openvino.data.scenes import TEST_SEED
 from blip_openvino.evaluate.check import check_folder
-from blip_openvino.ir.files import CHECKSUMS, PRECISIONS, architecture, load_config
+from blip_openvino.ir.files import CALIBRATION_SAMPLES, CHECKSUMS, PRECISIONS, architecture, load_config
 from blip_openvino.runtime.images import load_image
 from blip_openvino.runtime.processor import OVBlipProcessor
 

@@ -19,13 +19,19 @@ from filelock import FileLock
 from blip_model import OVBlipModel
 from blip_openvino.apps.blip import Blip
 from blip_openvino.evaluate.check import check_folder
-from blip_openvino.ir.files import CHECKSUMS, Part, architecture, check_precision, load_config
+from blip_openvino.ir.files import (
+    CALIBRATION_SAMPLES,
+    CHECKSUMS,
+    Part,
+    architecture,
+    check_precision,
+    load_config,
+)
 from blip_openvino.runtime.processor import OVBlipProcessor
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "Salesforce/blip-vqa-base"
-CALIBRATION_SAMPLES = 300
 
 
 def load(

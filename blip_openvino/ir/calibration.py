@@ -15,13 +15,12 @@ from blip_openvino.data.scene_captions import caption
 from blip_openvino.data.scene_questions import scene_questions
 from blip_openvino.data.scenes import draw_scene, make_scenes
 from blip_openvino.data.vqa_v2 import CALIBRATION, vqa_v2_samples
-from blip_openvino.ir.files import architecture, load_config
+from blip_openvino.ir.files import CALIBRATION_SAMPLES, architecture, load_config
 
-SAMPLES = 300
 SEED = 42
 
 
-def calibration_dataset(folder: str | Path, samples: int = SAMPLES) -> datasets.Dataset:
+def calibration_dataset(folder: str | Path, samples: int = CALIBRATION_SAMPLES) -> datasets.Dataset:
     """Images and texts of the kind that the model in a converted folder reads: `image`, `image_id` and `text`.
 
     Models that say they were trained on drawn scenes or easy-VQA get such as they were trained on; all others
@@ -43,7 +42,7 @@ def calibration_dataset(folder: str | Path, samples: int = SAMPLES) -> datasets.
     return coco_captions(samples)
 
 
-def scene_texts(asks: bool, samples: int = SAMPLES, first_seed: int = SEED) -> datasets.Dataset:
+def scene_texts(asks: bool, samples: int = CALIBRATION_SAMPLES, first_seed: int = SEED) -> datasets.Dataset:
     """Drawn scenes, each with a question about it or with its caption."""
     scenes = make_scenes(samples, first_seed)
     choose = random.Random(first_seed).choice
@@ -55,14 +54,14 @@ def scene_texts(asks: bool, samples: int = SAMPLES, first_seed: int = SEED) -> d
     return datasets.Dataset.from_list(rows)
 
 
-def easy_vqa_questions(samples: int = SAMPLES, seed: int = SEED) -> datasets.Dataset:
+def easy_vqa_questions(samples: int = CALIBRATION_SAMPLES, seed: int = SEED) -> datasets.Dataset:
     """Image-question pairs of easy-VQA's training split, drawn with `seed`."""
     questions = load_questions("train")
     chosen = [questions[index] for index in np.random.default_rng(seed).permutation(len(questions))[:samples]]
     return _pairs([(question.image_path, question.question) for question in chosen])
 
 
-def easy_vqa_captions(samples: int = SAMPLES, seed: int = SEED) -> datasets.Dataset:
+def easy_vqa_captions(samples: int = CALIBRATION_SAMPLES, seed: int = SEED) -> datasets.Dataset:
     """Images of easy-VQA's training split with their captions, drawn with `seed`."""
     captions = list(load_captions("train").items())
     return _pairs([captions[index] for index in np.random.default_rng(seed).permutation(len(captions))[:samples]])
@@ -78,7 +77,7 @@ def _pairs(pairs: list[tuple[str, str]]) -> datasets.Dataset:
     return datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
 
 
-def coco_captions(samples: int = SAMPLES, seed: int = SEED) -> datasets.Dataset:
+def coco_captions(samples: int = CALIBRATION_SAMPLES, seed: int = SEED) -> datasets.Dataset:
     """Photographs of COCO's validation split, each with its first caption, streamed from the Hub.
 
     `lmms-lab/COCO-Caption2017` holds it as Parquet (CC BY 4.0, cocodataset.org); only what is read is downloaded.
@@ -90,7 +89,7 @@ def coco_captions(samples: int = SAMPLES, seed: int = SEED) -> datasets.Dataset:
     return datasets.Dataset.from_list(rows)
 
 
-def own_data(source: str | Path, samples: int = SAMPLES, seed: int = SEED) -> datasets.Dataset:
+def own_data(source: str | Path, samples: int = CALIBRATION_SAMPLES, seed: int = SEED) -> datasets.Dataset:
     """A user's own images and texts, drawn with `seed`.
 
     Args:

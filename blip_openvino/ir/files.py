@@ -30,6 +30,9 @@ and not run."""
 OPTIMIZER_VERSION = "6"
 """Goes into every quantized IR. Raise it whenever the functions of `ir.optimize` change what they make."""
 
+CALIBRATION_SAMPLES = 300
+"""Pairs of images and texts that quantization sees, unless a caller says otherwise."""
+
 CHECKSUMS = "checksums.sha256"
 """Of the files beside the IRs. `sha256sum --check` reads it too."""
 REFERENCE = "reference.npz"
@@ -78,13 +81,12 @@ class Architecture:
 
     parts: tuple[Part, ...]
     answers: bool = False
-    captions: bool = False
     matches: bool = False
 
 
 ARCHITECTURES = {
-    "BlipForQuestionAnswering": Architecture(tuple(Part), answers=True, captions=True),
-    "BlipForConditionalGeneration": Architecture((Part.VISION_MODEL, Part.TEXT_DECODER), captions=True),
+    "BlipForQuestionAnswering": Architecture(tuple(Part), answers=True),
+    "BlipForConditionalGeneration": Architecture((Part.VISION_MODEL, Part.TEXT_DECODER)),
     "BlipForImageTextRetrieval": Architecture((Part.VISION_MODEL, Part.TEXT_ENCODER), matches=True),
 }
 

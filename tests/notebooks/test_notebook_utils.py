@@ -10,11 +10,15 @@ import pytest
 import requests
 from conftest import EMBEDDED
 from IPython.core.interactiveshell import InteractiveShell
+from PIL import Image
 
 import notebook_utils
 from blip_model import OVBlipModel
 from blip_openvino.data.easy_vqa import load_captions
+from blip_openvino.data.scene_questions import KINDS, scene_questions
+from blip_openvino.data.scenes import draw_scene, make_scenes
 from notebook_utils import (
+    SCENE_EXAMPLES,
     DownloadError,
     device_widget,
     download_file,
@@ -144,6 +148,17 @@ def test_examples_are_images_of_easy_vqa_for_models_of_easy_vqa(tmp_path):
     captions = load_captions("test")
     assert example_inputs(tmp_path) == example_inputs(EMBEDDED)
     assert [path in captions for path, _ in example_inputs(tmp_path)] == [True] * 3
+
+
+def test_examples_are_scenes_with_a_question_of_each_kind_for_models_of_scenes(tmp_path):
+    (tmp_path / "config.json").write_text('{"trained_on": "scenes"}')
+    found = example_inputs(tmp_path, tmp_path / "new")
+    assert SCENE_EXAMPLES.keys() == KINDS.keys()
+    assert found[0] == (str(tmp_path / "new" / "scene-41.png"), "how many dogs are in the picture?")
+    for (path, question), (kind, (index, _)) in zip(found, SCENE_EXAMPLES.items(), strict=True):
+        scene = make_scenes(index + 1)[index]  # one of those that measure, none of which is trained on
+        assert Image.open(path).tobytes() == draw_scene(scene).tobytes()
+        assert question in [each.question for each in scene_questions(scene, 100) if each.kind == kind]
 
 
 @pytest.mark.parametrize("is_folder", [True, False])

@@ -69,6 +69,18 @@ def test_text_of_any_length_fits_its_column_and_loses_nothing(text, size):
     assert max(figure.get_size_inches()) < 8
 
 
+@pytest.mark.parametrize("count", [1, 4, 10])
+def test_images_stand_in_rows_with_their_texts_below(count):
+    texts = [(f"what is this, number {index}, and where?", "a teal square") for index in range(count)]
+    figure = utils.visualize_images([TEAL] * count, texts)
+    assert [text.replace("\n", " ") for text in texts_of(figure)] == [" ".join(each) for each in texts]
+    assert_nothing_overlaps(figure)
+    with pytest.raises(ValueError, match="images"):
+        utils.visualize_images([TEAL] * count, texts[1:])
+    with pytest.raises(ValueError, match="images"):
+        utils.visualize_images([], [])
+
+
 def test_latency_table_gives_medians_spread_and_speed_up():
     assert utils.latency_table(LATENCIES).splitlines() == [
         "| task | model | median, ms | 10-90 %, ms | speed-up over PyTorch |",

@@ -5,19 +5,32 @@ import subprocess
 from pathlib import Path
 
 import nbformat
-from conftest import EMBEDDED, ROOT
+from conftest import ROOT
+
+from blip_openvino.data.scene_questions import scene_questions
+from blip_openvino.data.scenes import TEST_SEED, Scene, make_scene
+from notebook_utils import SCENE_EXAMPLES
 
 CONVERT = "233-blip-convert.ipynb"
 OPTIMIZE = "233-blip-optimize.ipynb"
 NOTEBOOKS = [CONVERT, OPTIMIZE]
-MODEL = str(EMBEDDED.relative_to(ROOT))
+EXAMPLES = list(SCENE_EXAMPLES.values())
+MODEL = "models/blip-scenes"
 FEW = """
 import blip_openvino.evaluate.accuracy as accuracy
-few = accuracy.load_questions("test")[:40], dict(list(accuracy.load_captions("test").items())[:20])
-accuracy.load_questions = lambda split, few=few[0]: few
-accuracy.load_captions = lambda split, few=few[1]: few
+accuracy.make_scenes = lambda count, first_seed, make=accuracy.make_scenes: make(15, first_seed)
 """
-"""A cell that has accuracy measured on a few of easy-VQA's questions and images."""
+"""A cell that has accuracy measured on a few scenes."""
+
+
+def right_answers() -> dict[str, str]:
+    """What is asked in the examples, with the right answers."""
+    return {question: answer_about(make_scene(TEST_SEED + index), question) for index, question in EXAMPLES}
+
+
+def answer_about(scene: Scene, question: str) -> str:
+    """The right answer to one of a scene's questions."""
+    return next(each.answer for each in scene_questions(scene, per_kind=100) if each.question == question)
 
 
 def make_workplace(folder: Path) -> Path:
