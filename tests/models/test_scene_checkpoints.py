@@ -1,0 +1,121 @@
+"""The checkpoints of drawn scenes: their cards are true, and OpenVINO says what PyTorch says."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import F32, ROOT
+from PIL import Image
+from transformers import BlipProcessor
+
+from blip_model import OVBlipModel
+from blip_openvino.data.scene_captions import caption
+from blip_openvino.data.scene_questions import KINDS, scene_questions
+from blip_openvino.data.scenes import draw_scene, make_scenes
+from blip_openvino.evaluate.accuracy import SCENES, answer_each, caption_images, measure_accuracy
+from blip_openvino.ir.checkpoint import TorchBlip, load_checkpoint
+from blip_openvino.ir.convert import convert
+from blip_openvino.runtime.processor import OVBlipProcessor
+from notebook_utils import SCENE_EXAMPLES, example_inputs
+
+NAMES = ("blip-scenes", "blip-scenes-retrieval")
+
+
+def folder_of(name: str) -> Path:
+    return ROOT / "models" / name
+
+
+def card(name: str) -> dict[str, tuple[int, int]]:
+    """What the card states of each measure in PyTorch: how many were right, of how many."""
+    rows = re.findall(
+        r"^\| ([^|]+) \| \d+\.\d\d % \| ([\d,]+) of ([\d,]+) \|", (folder_of(name) / "README.md").read_text(), re.M
+    )
+    return {measure: (int(right.replace(",", "")), int(asked.replace(",", ""))) for measure, right, asked in rows}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """Both, converted."""
+    return {
+        name: convert(
+            load_checkpoint(folder_of(name)),
+            BlipProcessor.from_pretrained(folder_of(name)),
+            tmp_path_factory.mktemp("scenes") / name,
+        )
+        for name in NAMES
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_card_states_what_float32_gives_on_all_scenes_that_are_kept_for_measuring(folders, name):
+    """OpenVINO in float32, which says PyTorch's tokens; rounding may turn what is nearly even."""
+    model = OVBlipModel.from_pretrained(folders[name], "CPU", "FP16", F32)
+    processor = OVBlipProcessor.from_pretrained(folders[name])
+    stated, found = card(name), measure_accuracy({"f32": model}, processor, model.config, SCENES)
+    found = {measure: scores["f32"] for measure, scores in found.items() if not measure.startswith("agreement")}
+    assert found.keys() <= stated.keys()
+    for measure, score in found.items():
+        right, asked = stated[measure]
+        assert score.asked == asked
+        assert score.right == pytest.approx(right, abs=3), measure
+
+
+def test_cards_state_what_is_asked_of_the_models():
+    rates = {measure: right / asked for name in NAMES for measure, (right, asked) in card(name).items()}
+    assert rates["answers, all"] >= 0.97
+    assert min(rates[f"answers, {kind}"] for kind in KINDS) >= 0.93
+    assert rates["captions, all"] >= 0.90
+    assert min(rates["recall@1 re-ranked, picture to text"], rates["recall@1 re-ranked, text to picture"]) >= 0.90
+    assert min(rates["recall@1 contrast, picture to text"], rates["recall@1 contrast, text to picture"]) >= 0.70
+    assert rates["matching, all"] >= 0.97
+
+
+def test_checkpoints_are_small():
+    sizes = [(folder_of(name) / "model.safetensors").stat().st_size for name in NAMES]
+    assert max(sizes) <= 16e6
+    assert sum(sizes) <= 28e6
+
+
+def test_answers_and_captions_are_those_of_pytorch_in_float32(folders):
+    model = OVBlipModel.from_pretrained(folders["blip-scenes"], "CPU", "FP16", F32)
+    sides = TorchBlip(load_checkpoint(folder_of("blip-scenes"))), model
+    processor = OVBlipProcessor.from_pretrained(folders["blip-scenes"])
+    scenes = make_scenes(25)
+    pictures = [draw_scene(scene) for scene in scenes]
+    asked = [
+        (picture, [each.question for each in scene_questions(scene)])
+        for picture, scene in zip(pictures, scenes, strict=True)
+    ]
+    expected, found = (answer_each(side, processor, asked) for side in sides)
+    assert found == expected
+    expected, found = (caption_images(side, processor, pictures) for side in sides)
+    assert found == expected
+
+
+def test_matching_and_contrast_are_those_of_pytorch_in_float32(folders):
+    model = OVBlipModel.from_pretrained(folders["blip-scenes-retrieval"], "CPU", "FP16", F32)
+    expected = TorchBlip(load_checkpoint(folder_of("blip-scenes-retrieval")))
+    processor = OVBlipProcessor.from_pretrained(folders["blip-scenes-retrieval"])
+    scenes = make_scenes(10)
+    pixels = processor([draw_scene(scene) for scene in scenes])["pixel_values"]
+    texts = processor(text=[caption(scene) for scene in scenes])
+    images, torch_images = model.encode_images(pixels), expected.encode_images(pixels)
+    assert images.features == pytest.approx(torch_images.features, abs=1e-4)
+    assert model.text_features(**texts) == pytest.approx(expected.text_features(**texts), abs=1e-4)
+    assert model.match(images, **texts) == pytest.approx(expected.match(torch_images, **texts), abs=1e-3)
+    # Of one picture with every text.
+    assert model.match(images[:1], **texts) == pytest.approx(expected.match(torch_images[:1], **texts), abs=1e-3)
+    assert np.argmax(model.match(images[:1], **texts)) == 0
+
+
+def test_figure_of_ten_scenes_shows_what_the_model_answers(folders):
+    """assets/questions.png carries its texts, as `visualize_images` drew them."""
+    processor = OVBlipProcessor.from_pretrained(folders["blip-scenes"])
+    model = OVBlipModel.from_pretrained(folders["blip-scenes"], "CPU")
+    paths, questions = zip(*example_inputs(folder_of("blip-scenes"), folders["blip-scenes"]), strict=True)
+    ids = model.generate_answer(**processor(list(paths), list(questions)))
+    shown = json.loads(Image.open(ROOT / "assets" / "questions.png").text["Description"])
+    assert shown == [list(each) for each in zip(SCENE_EXAMPLES, questions, processor.batch_decode(ids), strict=True)]
