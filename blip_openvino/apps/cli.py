@@ -170,7 +170,7 @@ def report_check(folder: Path, device: str, precision: str | None, ov_config: di
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("folder", type=click.Path(path_type=Path))
 @device_option
 @click.option("--precision", "precisions", type=precision_type, multiple=True, help="Several compare with the first.")
 @inference_precision_option
@@ -198,8 +198,10 @@ def evaluate(
     if (folder / CHECKSUMS).exists():
         models = {each or "default": load(folder, device, each, ov_config).model for each in precisions or (None,)}
         config = load_config(folder)
+    elif not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}: give a converted one, or a checkpoint's")
     elif precisions:
-        raise click.UsageError(f"{folder} is a checkpoint's folder: convert it first, and name the converted one")
+        raise ValueError(f"{folder} is a checkpoint's folder: convert it first, and name the converted one")
     else:
         checkpoint = load_checkpoint(folder)
         models, config = {"PyTorch": TorchBlip(checkpoint)}, checkpoint.config

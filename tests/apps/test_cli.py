@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import EMBEDDED, check_report
+from conftest import EMBEDDED, ROOT, check_report
 from PIL import Image
 
 from blip_openvino.apps import cli
@@ -189,6 +189,22 @@ def test_evaluate_prints_a_column_for_each_precision(converted, monkeypatch):
     )
     result = run("evaluate", converted, "--precision", "FP16")
     assert result.stdout == "answers: FP16 99 %\n"
+
+
+def test_evaluate_measures_a_checkpoints_folder_in_pytorch_on_scenes_and_easy_vqa(monkeypatch):
+    calls = []
+
+    def measure(models, processor, config, scenes, seed):
+        calls.append((config.trained_on, scenes, seed))
+        return {"answers, all": {name: type(model).__name__ for name, model in models.items()}}
+
+    monkeypatch.setattr(accuracy, "measure_accuracy", measure)
+    monkeypatch.setattr(accuracy, "easy_vqa_accuracy", lambda models, processor: {"answers, all": {"PyTorch": "99 %"}})
+    result = run("evaluate", ROOT / "models" / "blip-scenes", "--scenes", "30", "--seed", "7")
+    assert result.stdout == "answers, all: PyTorch TorchBlip\neasy-VQA answers, all: PyTorch 99 %\n"
+    assert calls == [("scenes", 30, 7)]
+    assert "convert it first" in error_of("evaluate", ROOT / "models" / "blip-scenes", "--precision", "INT8")
+    assert "no-such-folder" in error_of("evaluate", "no-such-folder")
 
 
 def test_demo_serves_the_page_of_a_folder(asked, converted, monkeypatch):
