@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -134,18 +135,35 @@ class ModelFolder:
 
 
 class Recent:
-    """The last `size` things made, by key. Each is made once; who asks for one meanwhile waits."""
+    """The last `size` things made, by key. Each is made once: who asks for the same one meanwhile waits."""
 
     def __init__(self, size: int):
-        self.size, self.things, self.lock = size, {}, Lock()
+        self.size, self.slots, self.lock = size, {}, Lock()
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
         with self.lock:
-            thing = self.things.pop(key) if key in self.things else make()
-            self.things[key] = thing  # the newest is last
-            if len(self.things) > self.size:
-                del self.things[next(iter(self.things))]
-            return thing
+            slot = self.slots.setdefault(key, Slot())
+        try:
+            with slot.lock:
+                if slot.thing is None:
+                    slot.thing = make()
+        finally:
+            with self.lock:
+                self.slots.pop(key, None)
+                if slot.thing is not None:  # else what was kept stays
+                    self.slots[key] = slot  # the newest is last
+                    made = [each for each, other in self.slots.items() if other.thing is not None]
+                    for oldest in made[: -self.size]:
+                        del self.slots[oldest]
+        return slot.thing
+
+
+@dataclass
+class Slot:
+    """A thing that is made by one thread while others may wait for it."""
+
+    thing: Any = None
+    lock: Lock = field(default_factory=Lock)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import gradio as gr
 import numpy as np
@@ -19,7 +20,7 @@ from transformers import BlipConfig, BlipForConditionalGeneration
 from blip_model import OVBlipModel
 from blip_openvino.apps import ask as ask_module
 from blip_openvino.apps import page as page_module
-from blip_openvino.apps.ask import IMAGES_KEPT, MODELS_KEPT, ModelFolder
+from blip_openvino.apps.ask import IMAGES_KEPT, MODELS_KEPT, ModelFolder, Recent
 from blip_openvino.apps.blip import Blip
 from blip_openvino.apps.page import build_demo, launch_demo
 from blip_openvino.data.easy_vqa import load_captions
@@ -176,6 +177,31 @@ def test_a_model_is_loaded_and_an_image_encoded_once_for_all_who_ask_at_once(con
         assert {text for text, _ in pool.map(lambda _: asked(folder), range(4))} == {CAPTION}
     assert len(loaded) == 1
     assert len([pixels for _, pixels in encoded if isinstance(pixels, np.ndarray)]) == 1
+
+
+def test_a_thing_is_made_once_and_who_wants_another_does_not_wait():
+    kept, begun, finish = Recent(2), Event(), Event()
+
+    def slowly():
+        begun.set()
+        assert finish.wait(60)
+        return object()
+
+    with ThreadPoolExecutor() as pool:
+        first, second = (pool.submit(kept.get, "slow", slowly) for _ in range(2))
+        assert begun.wait(60)
+        assert kept.get("quick", lambda: "made") == "made"
+        finish.set()
+    assert first.result() is second.result() is kept.get("slow", list)
+
+
+def test_what_could_not_be_made_is_tried_again_and_drives_nothing_out():
+    kept = Recent(1)
+    assert kept.get("good", lambda: "made") == "made"
+    with pytest.raises(ZeroDivisionError):
+        kept.get("bad", lambda: 1 / 0)
+    assert kept.get("good", list) == "made"
+    assert kept.get("bad", lambda: "now") == "now"
 
 
 def test_only_the_last_images_and_models_are_kept(converted):
