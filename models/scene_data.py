@@ -218,7 +218,7 @@ def join_examples(first: Examples, second: Examples) -> Examples:
     )
 
 
-def training_scenes(seed: int, count: int) -> list[Scene]:
-    """The scenes to train on with a seed: up to `count`, none equal to a scene that is kept for measuring."""
+def training_scenes(first_seed: int, count: int) -> list[Scene]:
+    """Up to `count` scenes to train on, none equal to a scene that is kept for measuring."""
     kept = {scene.key for scene in make_scenes(2000) + make_scenes(1000, VALIDATION_SEED)}
-    return [scene for scene in map(make_scene, range(seed * count, (seed + 1) * count)) if scene.key not in kept]
+    return [scene for scene in map(make_scene, range(first_seed, first_seed + count)) if scene.key not in kept]

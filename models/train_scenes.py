@@ -186,18 +186,21 @@ def train_answers(model, data: Examples, scenes: int, held_out: list[Examples], 
     fit(model, losses_of, ANSWER_STEPS, PEAK_LEARNING_RATE, folder / "answers.pt", seed, report, REPORT_EVERY)
 
 
-def load_examples(processor: BlipProcessor, build: Path, seed: int, count: int) -> tuple[Examples, int, list[Examples]]:
-    """What to train on, how many of its first rows are scenes, and what is held out: scenes and shapes."""
-    tokenizer = processor.tokenizer
-    scenes = scene_examples(training_scenes(seed, count), build / f"scenes-{seed}-{count}.npy", tokenizer)
-    shapes = easy_vqa_examples(False, EASY_VQA_VIEWS, tokenizer)
-    held_out = [
-        scene_examples(
-            make_scenes(HELD_OUT_SCENES, VALIDATION_SEED), build / f"validation-{HELD_OUT_SCENES}.npy", tokenizer
-        ),
-        easy_vqa_examples(True, 1, tokenizer),
-    ]
-    return join_examples(scenes, shapes), len(scenes.images), held_out
+def first_seeds(seed: int) -> tuple[int, int]:
+    """Where the scenes begin that are captioned, and those that are asked about: each learns from fresh ones."""
+    return 2 * seed * SCENES, (2 * seed + 1) * SCENES
+
+
+def load_scenes(first_seed: int, build: Path, tokenizer: BertTokenizerFast) -> Examples:
+    """Scenes to train on, whose pictures are drawn once."""
+    return scene_examples(training_scenes(first_seed, SCENES), build / f"scenes-{first_seed}-{SCENES}.npy", tokenizer)
+
+
+def load_held_out(build: Path, tokenizer: BertTokenizerFast) -> list[Examples]:
+    """Scenes and shapes that a recipe is judged by."""
+    file = build / f"validation-{HELD_OUT_SCENES}.npy"
+    scenes = scene_examples(make_scenes(HELD_OUT_SCENES, VALIDATION_SEED), file, tokenizer)
+    return [scenes, easy_vqa_examples(True, 1, tokenizer)]
 
 
 def train_vqa(output: Path, build: Path, seed: int) -> None:
@@ -205,11 +208,13 @@ def train_vqa(output: Path, build: Path, seed: int) -> None:
     torch.manual_seed(seed)
     processor = scenes_processor()
     model = scenes_model(processor.tokenizer)
-    data, scenes, held_out = load_examples(processor, build, seed, SCENES)
+    shapes = easy_vqa_examples(False, EASY_VQA_VIEWS, processor.tokenizer)
+    held_out = load_held_out(build, processor.tokenizer)
     folder = build / f"vqa-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    train_captions(model, data, scenes, held_out, processor, folder, seed)
-    train_answers(model, data, scenes, held_out, processor, folder, seed)
+    for first_seed, train in zip(first_seeds(seed), (train_captions, train_answers), strict=True):
+        scenes = load_scenes(first_seed, build, processor.tokenizer)
+        train(model, join_examples(scenes, shapes), len(scenes.images), held_out, processor, folder, seed)
     save_checkpoint(model.cpu(), processor, output)
 
 
@@ -218,8 +223,8 @@ def train_matching(begin_with: Path, output: Path, build: Path, seed: int) -> No
     torch.manual_seed(seed)
     processor = BlipProcessor.from_pretrained(begin_with)
     model = begin_retrieval(BlipForQuestionAnswering.from_pretrained(begin_with)).to(training_device())
-    scenes, held_out = training_scenes(seed, SCENES), make_scenes(HELD_OUT_SCENES, VALIDATION_SEED)
-    data = scene_examples(scenes, build / f"scenes-{seed}-{SCENES}.npy", processor.tokenizer)
+    held_out = make_scenes(HELD_OUT_SCENES, VALIDATION_SEED)
+    data = load_scenes(first_seeds(seed)[1], build, processor.tokenizer)
     pictures = draw_scenes(held_out, build / f"validation-{HELD_OUT_SCENES}.npy")
     image_embeds, held_out_embeds = (encode_all(model, images, processor) for images in (data.images, pictures))
 
