@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 BLOCKED = (
-    *("torch", "transformers", "nncf", "datasets", "gradio", "easy_vqa", "tqdm", "matplotlib"),
+    *("torch", "transformers", "nncf", "datasets", "gradio", "easy_vqa", "tqdm", "matplotlib", "fsspec", "pyarrow"),
     *("utils", "notebook_utils"),
 )
 BLOCKER = f"""
@@ -70,6 +70,10 @@ def test_the_wheels_command_answers_and_names_the_extra_that_converting_needs(in
     command = ("-m", "blip_openvino", "ask", question.image_path, "-q", question.question, "--model")
     done = run_installed(installed, tmp_path, *command, str(converted))
     assert done.stdout.splitlines() == [question.answer], done.stderr
+    command = ("-m", "blip_openvino", "caption", ".", "--output", "captions.jsonl", "--model", str(converted))
+    shutil.copy(question.image_path, tmp_path)
+    done = run_installed(installed, tmp_path, *command)
+    assert (done.returncode, len((tmp_path / "captions.jsonl").read_text().splitlines())) == (0, 1), done.stderr
     done = run_installed(installed, tmp_path, "-m", "blip_openvino", "convert", str(ROOT / "models" / "blip-easy-vqa"))
     assert done.returncode == 1
     assert 'pip install ".[convert]"' in done.stderr

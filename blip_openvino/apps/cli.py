@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from blip_openvino.apps.collection import one_line
+from blip_openvino.apps.extras import extra
 from blip_openvino.apps.image_commands import ask, caption, match
 from blip_openvino.apps.info import bug_report
 from blip_openvino.apps.load import (
@@ -15,7 +16,6 @@ from blip_openvino.apps.load import (
     DEFAULT_MODEL,
     convert_checkpoint,
     converted_folder,
-    extra,
     load,
     quantize_folder,
 )

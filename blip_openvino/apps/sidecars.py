@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -68,24 +69,15 @@ class Sidecars:
         keys = self._plan(items, given[0], folder)
         roots = sorted({place.root for place in self.places.values()})
         identity = {**run, "sidecar": suffix, "metadata": metadata}
-        self.journals = {root: Lines(root / JOURNAL, identity, overwrite, OTHER) for root in roots}
-        self.errors = sum(journal.errors for journal in self.journals.values())
+        self.journals: dict[Path, Lines] = {}
         self.done: set[Key] = set()
-        lost: dict[Path, dict[str, Path]] = {}
-        for path, place in self.places.items():
-            is_there = suffix is not None and place.sidecar.exists()
-            if key_of(place.file_name, keys[path]) in self.journals[place.root].done:
-                self.done.add(key_of(path, keys[path]))
-                if not is_there:
-                    lost.setdefault(place.root, {})[clean(place.file_name)] = place.sidecar
-            elif is_there and not overwrite:
-                self._refuse(place.sidecar)
-        for root, journal in self.journals.items():
-            if metadata and not overwrite and not journal.done and (root / METADATA).exists():
-                self._refuse(root / METADATA)
-            for name, texts in texts_by_path(journal.rows()) if root in lost else ():
-                if name in lost[root]:
-                    self._write_sidecar(lost[root][name], texts)
+        with ExitStack() as held:
+            for root in roots:
+                self.journals[root] = Lines(root / JOURNAL, identity, overwrite, OTHER)
+                held.callback(self.journals[root].close)
+            self._find_done(keys, overwrite)
+            self.held = held.pop_all()
+        self.errors = sum(journal.errors for journal in self.journals.values())
 
     def write(self, rows: Sequence[Row]) -> None:
         """See `Sink.write`."""
@@ -98,13 +90,30 @@ class Sidecars:
 
     def close(self) -> None:
         """See `Sink.close`."""
-        for root, journal in self.journals.items():
-            if self.metadata:
+        with self.held:
+            for root, journal in self.journals.items() if self.metadata else ():
                 with written_whole(root / METADATA) as file:
                     for name, texts in texts_by_path(journal.rows()):
                         row = {"file_name": name, "text": texts if self.texts > 1 else texts[0]}
                         file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
-            journal.close()
+
+    def _find_done(self, keys: Mapping[str, str | None], overwrite: bool) -> None:
+        """Set `done`, write sidecars again that were lost, and refuse those of others."""
+        lost: dict[Path, dict[str, Path]] = {}
+        for path, place in self.places.items():
+            is_there = self.suffix is not None and place.sidecar.exists()
+            if key_of(place.file_name, keys[path]) in self.journals[place.root].done:
+                self.done.add(key_of(path, keys[path]))
+                if not is_there:
+                    lost.setdefault(place.root, {})[clean(place.file_name)] = place.sidecar
+            elif is_there and not overwrite:
+                self._refuse(place.sidecar)
+        for root, journal in self.journals.items():
+            if self.metadata and not overwrite and not journal.done and (root / METADATA).exists():
+                self._refuse(root / METADATA)
+            for name, texts in texts_by_path(journal.rows()) if root in lost else ():
+                if name in lost[root]:
+                    self._write_sidecar(lost[root][name], texts)
 
     def _plan(self, items: Iterable[Item], text: str | None, folder: str | Path | None) -> dict[str, str | None]:
         """Set `places`, by path; give each path's text, of its own or `text`."""

@@ -10,14 +10,14 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from filelock import FileLock, Timeout
 
-from blip_openvino.apps.load import extra
+from blip_openvino.apps.extras import extra
 
 Row = Mapping[str, Any]
 Key = tuple[str, str]
@@ -87,21 +87,23 @@ class Lines:
 
     def __init__(self, path: Path, run: Mapping[str, Any], overwrite: bool = False, other: str = "another --output"):
         self.path, self.columns, self.is_csv = path, COLUMNS[run["task"]], path.suffix == ".csv"
-        self.lock = begin(path, run, overwrite, [path], other)
         self.done: set[Key] = set()
         self.errors = end = 0
         texts = run.get("num_return_sequences", 1)
-        for key, group in groupby(self._read(), key=lambda read: key_of(*read[0][:2])):
-            rows = list(group)
-            failed = bool(rows[0][0][-1])
-            if failed or len(rows) >= texts:  # else it was the last, of which some were lost
-                self.done.add(key)
-                self.errors += failed
-                end = rows[-1][1]
-        self.file = path.open("ab", buffering=0)
-        self.file.truncate(end)
-        if self.is_csv and not end:
-            self.write([dict(zip(self.columns, self.columns, strict=True))])
+        with ExitStack() as held:
+            held.enter_context(sole_writer(path, run, overwrite, [path], other))
+            for key, group in groupby(self._read(), key=lambda read: key_of(*read[0][:2])):
+                rows = list(group)
+                failed = bool(rows[0][0][-1])
+                if failed or len(rows) >= texts:  # else it was the last, of which some were lost
+                    self.done.add(key)
+                    self.errors += failed
+                    end = rows[-1][1]
+            self.file = held.enter_context(path.open("ab", buffering=0))
+            self.file.truncate(end)
+            if self.is_csv and not end:
+                self.write([dict(zip(self.columns, self.columns, strict=True))])
+            self.held = held.pop_all()
 
     def rows(self) -> Iterator[Row]:
         """All that it has."""
@@ -120,8 +122,7 @@ class Lines:
 
     def close(self) -> None:
         """See `Sink.close`."""
-        self.file.close()
-        self.lock.release()
+        self.held.close()
 
     def _read(self) -> Iterator[tuple[list[Any], int]]:
         """The values of each whole row, and where in the file it ends."""
@@ -156,47 +157,50 @@ class Parts:
             # pyarrow, which only Parquet needs.
             import pyarrow
             import pyarrow.parquet
-        self.arrow, self.folder, self.held = pyarrow, folder, []
+        self.arrow, self.folder, self.waiting = pyarrow, folder, []
         names = COLUMNS[run["task"]]
         types = {"score": pyarrow.float64(), "width": pyarrow.int32(), "height": pyarrow.int32()}
         self.schema = pyarrow.schema([(name, types.get(name, pyarrow.string())) for name in names])
-        self.lock = begin(folder, run, overwrite, folder.glob("part-*.parquet"))
-        folder.mkdir(exist_ok=True)
-        parts = sorted(folder.glob("part-*.parquet"))
-        self.number = int(parts[-1].stem.removeprefix("part-")) + 1 if parts else 0
         self.done: set[Key] = set()
         failed = set()
-        for part in parts:
-            read = pyarrow.parquet.ParquetFile(part).read([names[0], names[1], "error"])
-            for path, text, error in zip(*(column.to_pylist() for column in read.columns), strict=True):
-                self.done.add(key_of(path, text))
-                if error:
-                    failed.add(key_of(path, text))
+        with ExitStack() as held:
+            held.enter_context(sole_writer(folder, run, overwrite, folder.glob("part-*.parquet")))
+            folder.mkdir(exist_ok=True)
+            parts = sorted(folder.glob("part-*.parquet"))
+            self.number = int(parts[-1].stem.removeprefix("part-")) + 1 if parts else 0
+            for part in parts:
+                read = pyarrow.parquet.ParquetFile(part).read([names[0], names[1], "error"])
+                for path, text, error in zip(*(column.to_pylist() for column in read.columns), strict=True):
+                    self.done.add(key_of(path, text))
+                    if error:
+                        failed.add(key_of(path, text))
+            self.held = held.pop_all()
         self.errors = len(failed)
 
     def write(self, rows: Sequence[Row]) -> None:
         """See `Sink.write`; they are on the disk when there are enough for a part."""
-        self.held += rows
-        if len(self.held) >= PART_ROWS:
+        self.waiting += rows
+        if len(self.waiting) >= PART_ROWS:
             self._flush()
 
     def close(self) -> None:
         """See `Sink.close`."""
-        if self.held:
-            self._flush()
-        self.lock.release()
+        with self.held:
+            if self.waiting:
+                self._flush()
 
     def _flush(self) -> None:
-        table = self.arrow.Table.from_pylist(self.held, self.schema)
+        table = self.arrow.Table.from_pylist(self.waiting, self.schema)
         with written_whole(self.folder / f"part-{self.number:05}.parquet") as file:
             self.arrow.parquet.write_table(table, file)
-        self.number, self.held = self.number + 1, []
+        self.number, self.waiting = self.number + 1, []
 
 
-def begin(
+@contextmanager
+def sole_writer(
     output: Path, run: Mapping[str, Any], overwrite: bool, files: Iterable[Path], other: str = "another --output"
-) -> FileLock:
-    """Be the only writer of an output, made sure to be this run's; held until the lock is released.
+) -> Iterator[None]:
+    """Be the only writer of an output, made sure to be this run's.
 
     Args:
         output, run, overwrite: see `open_output`.
@@ -206,33 +210,40 @@ def begin(
     output = Path(os.path.abspath(output))
     output.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(output.with_name(f".{output.name.lstrip('.')}.lock"))
-    record = output.with_name(f"{output.name}.run.json")
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
         raise ValueError(f"another process is writing {output}: wait for it, or give {other}") from error
-    there = [file for file in files if file.exists() and file.stat().st_size]
-    if there and overwrite:
-        for file in there:
-            file.unlink()
-    elif there and not record.exists():
+    try:
+        there = [file for file in files if file.exists() and file.stat().st_size]
+        record = output.with_name(f"{output.name}.run.json")
+        if there and not overwrite:
+            check_record(output, record, run, other)
+        else:
+            for file in there:
+                file.unlink()
+            with written_whole(record) as file:
+                file.write(json.dumps(run, indent=2).encode())
+        yield
+    finally:
+        lock.release()
+
+
+def check_record(output: Path, record: Path, run: Mapping[str, Any], other: str) -> None:
+    """Raise ValueError where `record` says that an output is of another run, or where there is none."""
+    if not record.exists():
         raise ValueError(f"{output} was not written by this command: give {other}, or --overwrite to replace it")
-    elif there:
-        before, now = json.loads(record.read_text(encoding="utf-8")), json.loads(json.dumps(run))
-        differing = [
-            f"{name} {before.get(name)!r}, not {now.get(name)!r}"
-            for name in {**before, **now}
-            if name != "model" and before.get(name) != now.get(name)
-        ]
-        if differing:
-            raise ValueError(
-                f"{output} was written by {before.get('model')} with {'; '.join(differing)}: "
-                f"give {other}, or --overwrite to replace it"
-            )
-        return lock
-    with written_whole(record) as file:
-        file.write(json.dumps(run, indent=2).encode())
-    return lock
+    before, now = json.loads(record.read_text(encoding="utf-8")), json.loads(json.dumps(run))
+    differing = [
+        f"{name} {before.get(name)!r}, not {now.get(name)!r}"
+        for name in {**before, **now}
+        if name != "model" and before.get(name) != now.get(name)
+    ]
+    if differing:
+        raise ValueError(
+            f"{output} was written by {before.get('model')} with {'; '.join(differing)}: "
+            f"give {other}, or --overwrite to replace it"
+        )
 
 
 @contextmanager
