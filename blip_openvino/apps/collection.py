@@ -149,7 +149,7 @@ def run_collection(
         OSError: the sink cannot be written.
     """
     started, written, found, errors = time.monotonic(), 0, 0, 0
-    seen = set(sink.done)
+    seen = set()
 
     def so_far() -> Summary:
         return Summary(written, found, sink.errors + errors, time.monotonic() - started)
@@ -159,11 +159,13 @@ def run_collection(
         for item in items:
             for text in run.texts or [item.text]:
                 key = key_of(item.path, text)
-                if key in seen:  # or given twice
-                    found += key in sink.done
+                if key in seen:
+                    continue
+                seen.add(key)
+                if key in sink.done:
+                    found += 1
                     progress(so_far())
                 else:
-                    seen.add(key)
                     yield replace(item, text=text)
 
     def read(items: list[Item]) -> Picture:

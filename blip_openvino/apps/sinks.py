@@ -166,6 +166,8 @@ class Parts:
         with ExitStack() as held:
             held.enter_context(sole_writer(folder, run, overwrite, folder.glob("part-*.parquet")))
             folder.mkdir(exist_ok=True)
+            for unfinished in folder.glob(".part-*.unfinished"):
+                unfinished.unlink()
             parts = sorted(folder.glob("part-*.parquet"))
             self.number = int(parts[-1].stem.removeprefix("part-")) + 1 if parts else 0
             for part in parts:

@@ -18,7 +18,7 @@ from blip_openvino.apps.extras import extra
 from blip_openvino.apps.sources import Item, Items, is_address, item_at, open_file
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
-ROWS_AT_ONCE = 64
+ROWS_AT_ONCE = 16
 """How many rows of a Parquet file are held at a time, the bytes of their images among them."""
 
 
@@ -43,10 +43,11 @@ def read_table(table: str, image_column: str = "image", text_column: str | None 
         items: Items = ParquetItems(table, *wanted)
     else:
         with open_file(table) as file:
-            rows = list(_csv_rows(file) if table.endswith(".csv") else _json_rows(table, file))
-        if rows:
-            _check_columns(table, rows[0], wanted)
-        items = [_item_of_cell(table, row, *map(values.get, wanted)) for row, values in enumerate(rows)]
+            items = []
+            for values in _csv_rows(file) if table.endswith(".csv") else _json_rows(table, file):
+                if not items:
+                    _check_columns(table, values, wanted)
+                items.append(_item_of_cell(table, len(items), *map(values.get, wanted)))
     if not len(items):
         raise ValueError(f"{table} has no rows")
     return items

@@ -111,9 +111,9 @@ def test_a_line_damaged_by_others_is_named_and_nothing_is_cut_off(tmp_path, kind
 
 def test_a_part_that_was_not_finished_is_none(tmp_path):
     write(tmp_path / "rows", ROWS[:1])
-    (tmp_path / "rows" / ".part-00001.parquet.unfinished").write_bytes(b"PAR1")
+    (tmp_path / "rows" / ".part-00007.parquet.unfinished").write_bytes(b"PAR1")
     assert write(tmp_path / "rows", ROWS[1:]) == {("a.jpg", "")}
-    assert sorted(path.name for path in (tmp_path / "rows").iterdir()) == ["part-00000.parquet", "part-00001.parquet"]
+    assert {path.name for path in (tmp_path / "rows").iterdir()} == {"part-00000.parquet", "part-00001.parquet"}
     assert len(read(tmp_path / "rows")) == 3
 
 
@@ -173,6 +173,13 @@ def test_several_texts_are_lines_of_a_sidecar_and_a_list_of_metadata(photos):
     write_sidecars(rows, RUN | {"num_return_sequences": 2}, suffix=".caption", metadata=True)
     assert (photos / "a.caption").read_text() == "a dog\na cat\n"
     assert json.loads((photos / "metadata.jsonl").read_text()) == {"file_name": "a.jpg", "text": ["a dog", "a cat"]}
+
+
+def test_metadata_goes_without_sidecars(photos):
+    write_sidecars(SIDECAR_ROWS, suffix=None, metadata=True)
+    assert len((photos / "metadata.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+    write_sidecars([], suffix=None, metadata=True)
+    assert [path.read_bytes() for path in photos.rglob("*.[jp][pn]g")] == [b""] * 3
 
 
 def test_sidecars_in_a_folder_of_their_own_keep_the_tree(photos):
