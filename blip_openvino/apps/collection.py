@@ -152,10 +152,10 @@ def run_collection(
     seen = set()
 
     def so_far() -> Summary:
-        return Summary(written, found, sink.errors + errors, time.monotonic() - started)
+        return Summary(written, found, errors, time.monotonic() - started)
 
     def missing() -> Iterator[Item]:
-        nonlocal found
+        nonlocal found, errors
         for item in items:
             for text in run.texts or [item.text]:
                 key = key_of(item.path, text)
@@ -163,7 +163,7 @@ def run_collection(
                     continue
                 seen.add(key)
                 if key in sink.done:
-                    found += 1
+                    found, errors = found + 1, errors + (key in sink.failed)
                     progress(so_far())
                 else:
                     yield replace(item, text=text)

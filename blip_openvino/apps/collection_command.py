@@ -110,7 +110,7 @@ def write_collection(
     try:
         with closing(collection.sink(islice(items, limit), run)) as sink:
             if sink.done:
-                click.echo(f"{len(sink.done)} found done, errors among them: {sink.errors}", err=True)
+                click.echo(f"{len(sink.done)} found done, errors among them: {len(sink.failed)}", err=True)
             summary = run_with_bar(run, islice(items, limit), sink, total, collection.batch or IMAGES_AT_ONCE)
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on from here", err=True)

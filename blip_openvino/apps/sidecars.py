@@ -71,13 +71,13 @@ class Sidecars:
         identity = {**run, "sidecar": suffix, "metadata": metadata}
         self.journals: dict[Path, Lines] = {}
         self.done: set[Key] = set()
+        self.failed: set[Key] = set()
         with ExitStack() as held:
             for root in roots:
                 self.journals[root] = Lines(root / JOURNAL, identity, overwrite, OTHER)
                 held.callback(self.journals[root].close)
             self._find_done(keys, overwrite)
             self.held = held.pop_all()
-        self.errors = sum(journal.errors for journal in self.journals.values())
 
     def write(self, rows: Sequence[Row]) -> None:
         """See `Sink.write`."""
@@ -91,7 +91,9 @@ class Sidecars:
     def close(self) -> None:
         """See `Sink.close`."""
         with self.held:
-            for root, journal in self.journals.items() if self.metadata else ():
+            for root, journal in self.journals.items():
+                if not self.metadata or not journal.path.stat().st_size:
+                    continue
                 with written_whole(root / METADATA) as file:
                     for name, texts in texts_by_path(journal.rows()):
                         row = {"file_name": name, "text": texts if self.texts > 1 else texts[0]}
@@ -102,9 +104,12 @@ class Sidecars:
         lost: dict[Path, dict[str, Path]] = {}
         for path, place in self.places.items():
             is_there = self.suffix is not None and place.sidecar.exists()
-            if key_of(place.file_name, keys[path]) in self.journals[place.root].done:
+            journal, key = self.journals[place.root], key_of(place.file_name, keys[path])
+            if key in journal.done:
                 self.done.add(key_of(path, keys[path]))
-                if not is_there:
+                if key in journal.failed:
+                    self.failed.add(key_of(path, keys[path]))
+                elif not is_there:
                     lost.setdefault(place.root, {})[clean(place.file_name)] = place.sidecar
             elif is_there and not overwrite:
                 self._refuse(place.sidecar)

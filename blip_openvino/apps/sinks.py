@@ -38,8 +38,8 @@ class Sink(Protocol):
 
     done: set[Key]
     """What it had when it was opened, see `key_of`."""
-    errors: int
-    """How many of those are errors."""
+    failed: set[Key]
+    """Those of them that are errors."""
 
     def write(self, rows: Sequence[Row]) -> None:
         """Add rows, all of an image and question together."""
@@ -88,17 +88,18 @@ class Lines:
     def __init__(self, path: Path, run: Mapping[str, Any], overwrite: bool = False, other: str = "another --output"):
         self.path, self.columns, self.is_csv = path, COLUMNS[run["task"]], path.suffix == ".csv"
         self.done: set[Key] = set()
-        self.errors = end = 0
-        texts = run.get("num_return_sequences", 1)
+        self.failed: set[Key] = set()
+        end, texts = 0, run.get("num_return_sequences", 1)
         with ExitStack() as held:
             held.enter_context(sole_writer(path, run, overwrite, [path], other))
             for key, group in groupby(self._read(), key=lambda read: key_of(*read[0][:2])):
                 rows = list(group)
-                failed = bool(rows[0][0][-1])
-                if failed or len(rows) >= texts:  # else it was the last, of which some were lost
-                    self.done.add(key)
-                    self.errors += failed
-                    end = rows[-1][1]
+                if rows[0][0][-1]:
+                    self.failed.add(key)
+                elif len(rows) < texts:  # it is the last, and some of its rows were lost
+                    continue
+                self.done.add(key)
+                end = rows[-1][1]
             self.file = held.enter_context(path.open("ab", buffering=0))
             self.file.truncate(end)
             if self.is_csv and not end:
@@ -162,7 +163,7 @@ class Parts:
         types = {"score": pyarrow.float64(), "width": pyarrow.int32(), "height": pyarrow.int32()}
         self.schema = pyarrow.schema([(name, types.get(name, pyarrow.string())) for name in names])
         self.done: set[Key] = set()
-        failed = set()
+        self.failed: set[Key] = set()
         with ExitStack() as held:
             held.enter_context(sole_writer(folder, run, overwrite, folder.glob("part-*.parquet")))
             folder.mkdir(exist_ok=True)
@@ -171,13 +172,15 @@ class Parts:
             parts = sorted(folder.glob("part-*.parquet"))
             self.number = int(parts[-1].stem.removeprefix("part-")) + 1 if parts else 0
             for part in parts:
-                read = pyarrow.parquet.ParquetFile(part).read([names[0], names[1], "error"])
+                try:
+                    read = pyarrow.parquet.ParquetFile(part).read([*names[:2], "error"])
+                except pyarrow.ArrowInvalid as error:
+                    raise ValueError(f"{part} is damaged: remove it, and what it had is done again") from error
                 for path, text, error in zip(*(column.to_pylist() for column in read.columns), strict=True):
                     self.done.add(key_of(path, text))
                     if error:
-                        failed.add(key_of(path, text))
+                        self.failed.add(key_of(path, text))
             self.held = held.pop_all()
-        self.errors = len(failed)
 
     def write(self, rows: Sequence[Row]) -> None:
         """See `Sink.write`; they are on the disk when there are enough for a part."""

@@ -112,7 +112,7 @@ def _check_columns(table: str, there: Iterable[str], wanted: Sequence[str]) -> N
 
 def _item_of_cell(table: str, row: int, image: object, text: object = None) -> Item:
     """The item that a table's cells stand for."""
-    text = None if text is None else str(text)
+    text = None if text is None or text == "" else str(text)
     if isinstance(image, dict):  # as `datasets` saves images
         image = image.get("bytes") or image.get("path")
     if isinstance(image, str) and image:

@@ -264,7 +264,7 @@ def test_few_images_are_in_memory_however_many_there_are(photos, blip):
             yield Item(f"{number}.png", lambda: read.append(1) or content)
 
     class Counting:
-        done, errors = frozenset(), 0
+        done = failed = frozenset()
 
         def write(self, rows):
             nonlocal most

@@ -47,7 +47,7 @@ def test_rows_are_added_and_found_done(tmp_path, kind):
     output = tmp_path / "new" / kind
     assert write(output, ROWS[:2]) == set()
     with closing(open_output(output, RUN)) as sink:
-        assert (sink.done, sink.errors) == ({("a.jpg", ""), ("b.jpg", "")}, 1)
+        assert (sink.done, sink.failed) == ({("a.jpg", ""), ("b.jpg", "")}, {("b.jpg", "")})
         sink.write(ROWS[2:])
     as_text = (lambda value: "" if value is None else str(value)) if kind.endswith("csv") else lambda value: value
     assert read(output) == [{name: as_text(value) for name, value in each.items()} for each in ROWS]
@@ -117,6 +117,13 @@ def test_a_part_that_was_not_finished_is_none(tmp_path):
     assert len(read(tmp_path / "rows")) == 3
 
 
+def test_a_damaged_part_is_named(tmp_path):
+    write(tmp_path / "rows", ROWS[:1])
+    (tmp_path / "rows" / "part-00000.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"part-00000.parquet is damaged: remove it"):
+        open_output(tmp_path / "rows", RUN)
+
+
 def test_parts_are_written_as_they_fill(tmp_path, monkeypatch):
     monkeypatch.setattr(sinks, "PART_ROWS", 2)
     with closing(open_output(tmp_path / "rows", RUN)) as sink:
@@ -149,16 +156,20 @@ SIDECAR_ROWS = [
 ]
 
 
-def write_sidecars(rows: list[dict], run: dict = RUN, **options) -> tuple[set, int]:
+def write_sidecars(rows: list[dict], run: dict = RUN, **options) -> tuple[set, set]:
+    """Add rows to the folder's sidecars; gives what was done before, and which of it failed."""
     with closing(Sidecars(find_items(["photos"]), run, **options)) as sink:
         sink.write(rows)
-        return sink.done, sink.errors
+        return sink.done, sink.failed
 
 
 def test_sidecars_lie_beside_their_images_and_are_found_done(photos):
-    assert write_sidecars(SIDECAR_ROWS[:2], metadata=True) == (set(), 0)
+    assert write_sidecars(SIDECAR_ROWS[:2], metadata=True) == (set(), set())
     assert write_sidecars(SIDECAR_ROWS[2:], metadata=True)[0] == {("photos/a.jpg", ""), ("photos/bad.jpg", "")}
-    assert write_sidecars([], metadata=True) == ({key_of(each["path"], None) for each in SIDECAR_ROWS}, 1)
+    assert write_sidecars([], metadata=True) == (
+        {key_of(each["path"], None) for each in SIDECAR_ROWS},
+        {("photos/bad.jpg", "")},
+    )
     assert (photos / "a.txt").read_bytes() == "ein Häuschen\n".encode()
     assert {path.name for path in photos.rglob("*.txt")} == {"a.txt", "b.txt"}
     lines = (photos / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
@@ -173,6 +184,11 @@ def test_several_texts_are_lines_of_a_sidecar_and_a_list_of_metadata(photos):
     write_sidecars(rows, RUN | {"num_return_sequences": 2}, suffix=".caption", metadata=True)
     assert (photos / "a.caption").read_text() == "a dog\na cat\n"
     assert json.loads((photos / "metadata.jsonl").read_text()) == {"file_name": "a.jpg", "text": ["a dog", "a cat"]}
+
+
+def test_a_run_stopped_before_its_first_text_leaves_no_metadata(photos):
+    write_sidecars([], metadata=True)
+    assert not (photos / "metadata.jsonl").exists()
 
 
 def test_metadata_goes_without_sidecars(photos):
