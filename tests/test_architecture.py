@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-HEAVY = {"IPython", "jupyter_server", "torch", "transformers", "ray", "gradio", "nncf", "datasets"}
+HEAVY = {
+    *("IPython", "jupyter_server", "torch", "transformers", "ray", "gradio", "nncf", "datasets"),
+    *("fsspec", "pyarrow"),
+}
 """Optional packages, which a function may import, as it may modules that import them."""
 EVERYTHING = {"data", "files", "runtime", "model", "ir", "evaluate", "apps", "notebooks", "benchmarks"}
 MAY_IMPORT = {
@@ -99,6 +102,15 @@ def test_no_imports_go_in_a_circle():
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+@pytest.mark.parametrize("module", ["sources", "tables", "sinks", "sidecars"])
+def test_what_reads_and_writes_collections_needs_neither_the_model_nor_the_command(module):
+    reached, found = set(), {f"blip_openvino.apps.{module}"}
+    while found:
+        reached |= found
+        found = set().union(*(imports(name) for name in found & MODULES.keys())) - reached
+    assert not reached & {"openvino", "click", "blip_model"}
 
 
 @pytest.mark.parametrize("module", MODULES)

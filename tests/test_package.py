@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 BLOCKED = (
-    *("torch", "transformers", "nncf", "datasets", "gradio", "easy_vqa", "tqdm", "matplotlib"),
+    *("torch", "transformers", "nncf", "datasets", "gradio", "easy_vqa", "tqdm", "matplotlib", "fsspec", "pyarrow"),
     *("utils", "notebook_utils"),
 )
 BLOCKER = f"""
@@ -73,6 +73,14 @@ def test_the_wheels_command_answers_and_names_the_extra_that_converting_needs(in
     done = run_installed(installed, tmp_path, "-m", "blip_openvino", "convert", str(ROOT / "models" / "blip-easy-vqa"))
     assert done.returncode == 1
     assert 'pip install ".[convert]"' in done.stderr
+
+
+def test_the_wheels_command_captions_a_folder_into_a_file(installed, tmp_path, converted, easy_vqa):
+    shutil.copy(easy_vqa.paths[0], tmp_path)
+    command = ("-m", "blip_openvino", "caption", ".", "--output", "captions.jsonl", "--model", str(converted))
+    done = run_installed(installed, tmp_path, *command)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "captions.jsonl").read_text().count("\n") == 1
 
 
 def test_requirements_are_those_of_pyproject():

@@ -60,7 +60,7 @@ class Blip:
     """A model and its processor: images and texts in, texts out.
 
     Every method takes one image (a path, bytes, an open file, a PIL image, or an array of pixels [H, W, 3]) and one
-    text, or lists of them, and in place of one image what `encode_images` made of it. One image with many texts is
+    text, or lists of them, and in place of images what `encode_images` made of them. One image with many texts is
     encoded once, many images may share one text, and else both lists have one length. Of lists the result is a list.
     Images of a list are read eight at a time. `generate` are the arguments of transformers' `generate`, such as
     `num_beams=3` or `max_new_tokens=40`; with `num_return_sequences` there is a list of answers in place of each.
@@ -207,9 +207,7 @@ class Blip:
 
     def _batches(self, images, texts) -> Iterator[tuple[EncodedImages, dict[str, np.ndarray], list, list]]:
         """Some encoded images, the inputs of the texts about them, and both as they were given, a row each."""
-        encoded = images if isinstance(images, EncodedImages) else None
-        if encoded is not None and len(encoded) != 1:
-            raise ValueError(f"{len(encoded)} encoded images in one: give one, encoded[i : i + 1], at a time")
+        given = images if isinstance(images, EncodedImages) else None
         images, texts = as_list(images), as_list(texts)
         if len(images) != len(texts) and 1 not in (len(images), len(texts)):
             raise ValueError(f"{len(images)} images do not go with {len(texts)} texts: give one of either, or as many")
@@ -217,7 +215,9 @@ class Blip:
         at_once = rows_at_once(images)
         for start in range(0, count, at_once):
             batch = slice(start, min(start + at_once, count))
-            if encoded is None or len(images) > 1:
+            if given is not None:
+                encoded = given if len(given) <= at_once else given[batch]
+            elif start == 0 or len(images) > 1:
                 encoded = self.model.encode_images(self.processor(images=images[batch])["pixel_values"])
             some_images, some_texts = (
                 each[batch] if len(each) > 1 else each * (batch.stop - start) for each in (images, texts)
@@ -227,11 +227,13 @@ class Blip:
 
 def is_list(values: object) -> bool:
     """Whether a caller gave several, and so gets several."""
-    return isinstance(values, list | tuple)
+    return isinstance(values, list | tuple) or (isinstance(values, EncodedImages) and len(values) != 1)
 
 
 def as_list(values: object) -> list:
-    """Several as they are, and one as a list of it."""
+    """Several as a list, and one as a list of it."""
+    if isinstance(values, EncodedImages) and len(values) != 1:
+        return [values[row : row + 1] for row in range(len(values))]
     return list(values) if is_list(values) else [values]
 
 

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
 
-from blip_openvino.apps.blip import Blip
+from blip_openvino.apps.collection import one_line
+from blip_openvino.apps.extras import extra
+from blip_openvino.apps.image_commands import ask, caption, match
 from blip_openvino.apps.info import bug_report
 from blip_openvino.apps.load import (
     DEFAULT_MODEL,
     convert_checkpoint,
     converted_folder,
-    extra,
     load,
     quantize_folder,
 )
+from blip_openvino.apps.options import device_option, inference_precision_option, precision_option, precision_type
 from blip_openvino.data.scenes import TEST_SEED
 from blip_openvino.evaluate.check import check_folder
-from blip_openvino.ir.files import CALIBRATION_SAMPLES, CHECKSUMS, PRECISIONS, architecture, load_config
-from blip_openvino.runtime.images import load_image
+from blip_openvino.ir.files import CALIBRATION_SAMPLES, CHECKSUMS, architecture, load_config
 from blip_openvino.runtime.processor import OVBlipProcessor
-
-Rows = list[dict[str, object]]
 
 
 class EchoHandler(logging.Handler):
@@ -48,51 +44,6 @@ class OneLineErrors(click.Group):
             raise
         except (ValueError, OSError, ImportError) as error:
             raise click.ClickException(one_line(error)) from error
-
-
-def one_line(error: Exception) -> str:
-    """An error's message without line breaks."""
-    return " ".join(str(error).split())
-
-
-model_option = click.option(
-    "--model",
-    envvar="BLIP_MODEL",
-    default=DEFAULT_MODEL,
-    show_default=True,
-    show_envvar=True,
-    help="A converted folder, a checkpoint's folder or a name on the Hugging Face Hub; the latter two are converted "
-    "once into the user's cache directory.",
-)
-device_option = click.option("--device", default="AUTO", show_default=True, help="As OpenVINO names it: CPU, GPU, ...")
-precision_type = click.Choice(PRECISIONS, case_sensitive=False)
-precision_option = click.option("--precision", type=precision_type, help="INT8 where it is there, else FP16.")
-inference_precision_option = click.option(
-    "--inference-precision",
-    "ov_config",
-    type=click.Choice(["f32", "bf16", "f16"]),
-    callback=lambda ctx, option, value: value and {"INFERENCE_PRECISION_HINT": value},
-    help="What the device computes in, in place of its own choice.",
-)
-
-
-def image_options(command: Callable) -> Callable:
-    """What `ask`, `caption` and `match` have in common."""
-    json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-    for option in (json_option, inference_precision_option, precision_option, device_option, model_option):
-        command = option(command)
-    return click.argument("images", nargs=-1, required=True, metavar="IMAGE...")(command)
-
-
-def generation_options(command: Callable) -> Callable:
-    """What `ask` and `caption` have in common."""
-    for option in (
-        click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Sample at it, not greedily."),
-        click.option("--max-new-tokens", type=click.IntRange(1), help="Length of the text at most."),
-        click.option("--num-beams", type=click.IntRange(1), help="Width of the beam search."),
-    ):
-        command = option(command)
-    return command
 
 
 @click.group(cls=OneLineErrors)
@@ -214,112 +165,8 @@ def evaluate(
         click.echo(f"{measure}: " + ", ".join(f"{name} {score}" for name, score in scores.items()))
 
 
-@main.command()
-@image_options
-@click.option("-q", "--question", "questions", multiple=True, required=True, help="One, or several by more of this.")
-@generation_options
-def ask(images: tuple[str, ...], questions: tuple[str, ...], as_json: bool, **options) -> None:
-    """Answer questions about images; - reads one from standard input.
-
-    \b
-    Example: blip-ov ask photo.jpg -q "how many dogs are there?" -q "where are they?"
-    """
-    blip, generate = load_for(options)
-
-    def rows(image: object) -> Rows:
-        answers = blip.ask(image, questions, **generate)
-        return [{"question": answer.question, "answer": answer.text, "score": answer.score} for answer in answers]
-
-    print_rows(images, rows, as_json)
-
-
-@main.command()
-@image_options
-@click.option("--prompt", help="How each caption begins.")
-@generation_options
-def caption(images: tuple[str, ...], prompt: str | None, as_json: bool, **options) -> None:
-    """Describe images; - reads one from standard input.
-
-    \b
-    Example: blip-ov caption photos/*.jpg --json > captions.jsonl
-    """
-    blip, generate = load_for(options)
-
-    def rows(image: object) -> Rows:
-        found = blip.caption(image, prompt, **generate)
-        return [{"caption": found.text, "score": found.score}]
-
-    print_rows(images, rows, as_json)
-
-
-@main.command()
-@image_options
-@click.option("--text", "texts", multiple=True, required=True, help="One, or several by more of this.")
-def match(images: tuple[str, ...], texts: tuple[str, ...], as_json: bool, **options) -> None:
-    """Say how likely texts describe images, from 0 to 1; - reads an image from standard input.
-
-    \b
-    Example: blip-ov match photo.jpg --text "a dog on a beach" --model Salesforce/blip-itm-base-coco
-    """
-    blip, _ = load_for(options)
-
-    def rows(image: object) -> Rows:
-        encoded = blip.encode_images(image)
-        found = zip(texts, blip.match_all(encoded, texts)[0], blip.similarity(encoded, texts)[0], strict=True)
-        return [{"text": text, "match": match, "similarity": similarity} for text, match, similarity in found]
-
-    print_rows(images, rows, as_json)
-
-
-def load_for(options: dict) -> tuple[Blip, dict[str, object]]:
-    """The model that the options name, and the generation's arguments that they give."""
-    blip = load(*(options.pop(name) for name in ("model", "device", "precision", "ov_config")))
-    generate = {name: value for name, value in options.items() if value is not None}
-    if "temperature" in generate:
-        generate["do_sample"] = True
-    return blip, generate
-
-
-def print_rows(paths: Sequence[str], rows: Callable[[object], Rows], as_json: bool) -> None:
-    """Print what `rows` gives for each image, a line each; a bad image's error, and exit with 1 at the end.
-
-    Several images or texts are told apart by what stands before each result.
-    """
-    failed = False
-    for path in with_progress(paths):
-        try:
-            image = load_image(sys.stdin.buffer.read() if path == "-" else path)
-        except (ValueError, OSError) as error:
-            failed, found = True, [{"error": one_line(error)}]
-        else:
-            with extra("convert"):  # beams and sampling are done with PyTorch and transformers
-                found = rows(image)
-        for each in found:
-            row = {name: value if isinstance(value, str) else rounded(value) for name, value in each.items()}
-            if as_json:
-                click.echo(json.dumps({"path": path, **row}, ensure_ascii=False))
-            else:
-                said = [str(row[name]) for name in ("question", "text") if name in row and len(found) > 1]
-                result = next(str(row[name]) for name in ("answer", "caption", "match", "error") if name in row)
-                before = [path] * (len(paths) > 1 or "error" in row)
-                click.echo(": ".join([*before, *said, result]), err="error" in row)
-    if failed:
-        raise click.exceptions.Exit(1)
-
-
-def rounded(number: float) -> float:
-    """To four digits, and never -0.0."""
-    return round(float(number), 4) + 0.0
-
-
-def with_progress(paths: Sequence[str]) -> Iterator[str]:
-    """The paths one after the other, with a bar on a terminal's last line where there are several."""
-    on_terminal = sys.stderr.isatty()
-    with click.progressbar(paths, file=sys.stderr, show_pos=True, hidden=not on_terminal or len(paths) == 1) as bar:
-        for path in bar:
-            if not bar.hidden:
-                click.echo("\r\x1b[K", nl=False, err=True)  # results are printed where the bar was
-            yield path
+for command in (ask, caption, match):
+    main.add_command(command)
 
 
 @main.command()

@@ -10,14 +10,14 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from filelock import FileLock
 
 from blip_model import OVBlipModel
 from blip_openvino.apps.blip import Blip
+from blip_openvino.apps.extras import extra
 from blip_openvino.evaluate.check import check_folder
 from blip_openvino.ir.files import (
     CALIBRATION_SAMPLES,
@@ -156,13 +156,3 @@ def warn_if_wrong(folder: Path, precision: str) -> None:
     report = check_folder(folder, precision=precision)
     if not report.passed:
         logger.warning("%s at %s does not say what PyTorch says:\n%s", folder, precision, report)
-
-
-@contextmanager
-def extra(name: str) -> Iterator[None]:
-    """Imports inside that fail name the extra of this package that brings what is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        message = f'{error.name} is not installed: pip install ".[{name}]" in a clone of the repository'
-        raise ImportError(message) from error

@@ -12,6 +12,7 @@ from conftest import EMBEDDED, ROOT, check_report
 from PIL import Image
 
 from blip_openvino.apps import cli
+from blip_openvino.apps.blip import Blip
 from blip_openvino.evaluate import accuracy
 
 
@@ -118,7 +119,7 @@ def test_an_error_becomes_one_line_that_names_the_extra_where_one_is_missing(ask
     def fail(*arguments, **generate):
         raise error
 
-    monkeypatch.setattr(cli.Blip, "caption", fail)
+    monkeypatch.setattr(Blip, "caption", fail)
     assert error_of("caption", asked.image_path, "--temperature", "1") == f"Error: {message}\n"
 
 

@@ -94,6 +94,19 @@ def test_many_images_share_one_question_and_are_read_in_pieces(blip, easy_vqa, e
     assert [answer.text for answer in answers] == [blip.ask(image, QUESTION).text for image in images]
 
 
+def test_images_encoded_together_are_asked_as_they_were_one_by_one(blip, easy_vqa, encoded):
+    paths = easy_vqa.paths[:10]  # more than are worked off at once
+    questions = ["is there a circle?", QUESTION] * 5
+    expected = blip.ask(paths, questions), blip.caption(paths)
+    images = blip.encode_images(paths)
+    encoded.clear()
+    assert (blip.ask(images, questions), blip.caption(images)) == expected
+    assert [answer.text for answer in blip.ask(images[:3], QUESTION)] == [
+        blip.ask(path, QUESTION).text for path in paths[:3]
+    ]
+    assert encoded == [1, 1, 1]
+
+
 def test_captions_are_those_of_pytorch(blip, easy_vqa, torch_captions):
     captions = blip.caption(easy_vqa.paths[:10])
     assert [caption.text for caption in captions] == easy_vqa.texts(torch_captions[:10])

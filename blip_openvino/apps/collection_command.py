@@ -1,0 +1,134 @@
+"""What `blip-ov ask` and `blip-ov caption` do with many images, whose texts go to files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any, Literal
+
+import click
+
+from blip_openvino.apps.blip import IMAGES_AT_ONCE, Blip
+from blip_openvino.apps.collection import Run, Summary, run_collection
+from blip_openvino.apps.sidecars import Sidecars
+from blip_openvino.apps.sinks import Sink, open_output
+from blip_openvino.apps.sources import Item, Items, find_items, is_collection
+from blip_openvino.apps.tables import read_table
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What the options say of a collection, see `options.collection_options`."""
+
+    images: tuple[str, ...]
+    texts: tuple[str, ...]
+    list_file: str | None = None
+    table: str | None = None
+    image_column: str | None = None
+    text_column: str | None = None
+    output: str | None = None
+    sidecar: str | None = None
+    sidecar_folder: str | None = None
+    metadata: bool = False
+    overwrite: bool = False
+    limit: int | None = None
+    batch: int | None = None
+
+    @classmethod
+    def of(cls, images: tuple[str, ...], texts: tuple[str, ...], as_json: bool, options: dict[str, Any]) -> Collection:
+        """What some of `options`, which are taken out of it, say; UsageError where they contradict each other."""
+        own = [name for name in cls.__dataclass_fields__ if name in options]
+        found = cls(images, texts, **{name: options.pop(name) for name in own})
+        found._check(as_json)
+        return found
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether texts go to files."""
+        return bool(self.output or self.sidecar or self.metadata)
+
+    def _check(self, as_json: bool) -> None:
+        values = asdict(self)
+        names = {"list_file": "--list", "text_column": "the table's column of texts"}
+        given = {name for name, value in values.items() if value} - {"images", "texts"}
+
+        def named(name: str) -> str:
+            return names.get(name, f"--{name.replace('_', '-')}")
+
+        if not self.images and not self.list_file and not self.table:
+            raise click.UsageError("Missing argument 'IMAGE...', or --list or --table in its place.")
+        if not self.is_asked:
+            if given:
+                raise click.UsageError(f"{named(min(given))} is for texts that go to files: add --output or --sidecar.")
+            for image in filter(is_collection, self.images):
+                raise click.UsageError(f"{image} is no single file: say with --output or --sidecar where its texts go.")
+            return
+        for first, second, is_wrong in (
+            ("--output", "--sidecar or --metadata", self.output and (self.sidecar or self.metadata)),
+            ("--output", "--sidecar-folder", self.output and self.sidecar_folder),
+            ("--output or --sidecar", "--json, which prints", as_json),
+            ("--output or --sidecar", "-, standard input", "-" in self.images),
+            ("--table", "IMAGE or --list", self.table and (self.images or self.list_file)),
+            (named("text_column"), "a question or prompt for all", self.text_column and self.texts),
+        ):
+            if is_wrong:
+                raise click.UsageError(f"{first} does not go with {second}: leave one out.")
+        if not self.table and (self.image_column or self.text_column):
+            raise click.UsageError("A column is of a table: add --table.")
+
+    def items(self) -> Items:
+        """The images, all of them."""
+        if self.table:
+            return read_table(self.table, self.image_column or "image", self.text_column)
+        return find_items(self.images, self.list_file)
+
+    def sink(self, items: Iterable[Item], run: Run) -> Sink:
+        """Where the texts go."""
+        if self.output:
+            return open_output(self.output, run.identity(), self.overwrite)
+        places = self.sidecar, self.sidecar_folder, self.metadata
+        return Sidecars(items, run.identity(), *places, overwrite=self.overwrite)
+
+
+def write_collection(
+    collection: Collection,
+    task: Literal["ask", "caption"],
+    load: Callable[[dict], tuple[Blip, dict[str, Any]]],
+    options: dict[str, Any],
+) -> None:
+    """Work a collection off, with a bar on a terminal; exit with 1 where an image or a question was bad.
+
+    `load` gives the model and the arguments of a generation that `options` name.
+    """
+    items, limit, model = collection.items(), collection.limit, str(options["model"])
+    total = min(len(items), limit or len(items)) * max(1, len(collection.texts))
+    blip, generate = load(options)
+    run = Run(blip, task, collection.texts, generate, model)
+    try:
+        with closing(collection.sink(islice(items, limit), run)) as sink:
+            if sink.done:
+                click.echo(f"{len(sink.done)} found done, errors among them: {len(sink.failed)}", err=True)
+            summary = run_with_bar(run, islice(items, limit), sink, total, collection.batch or IMAGES_AT_ONCE)
+    except KeyboardInterrupt:
+        click.echo("stopped; the same command goes on from here", err=True)
+        raise click.exceptions.Exit(130) from None
+    click.echo(str(summary))
+    if summary.errors:
+        raise click.exceptions.Exit(1)
+
+
+def run_with_bar(run: Run, items: Iterable[Item], sink: Sink, total: int, batch: int) -> Summary:
+    """`run_collection` with a bar on a terminal: how many are done, how fast, the time left, and errors."""
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(
+        length=total, file=sys.stderr, show_pos=True, hidden=hidden, item_show_func=lambda said: said
+    ) as bar:
+
+        def show(so_far: Summary) -> None:
+            said = f"{so_far.rate:.1f} images/s, errors: {so_far.errors}"
+            bar.update(so_far.written + so_far.found - bar.pos, said)
+
+        return run_collection(run, items, sink, batch, progress=show)

@@ -1,0 +1,341 @@
+"""Collections worked off: every input once, texts as the library gives them, whatever happens on the way."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.parquet
+import pytest
+from click.testing import CliRunner, Result
+from conftest import F32, ROOT
+from PIL import Image
+
+from blip_model import OVBlipModel
+from blip_openvino.apps import collection, sinks
+from blip_openvino.apps.blip import Blip
+from blip_openvino.apps.cli import main
+from blip_openvino.apps.collection import Run, run_collection
+from blip_openvino.apps.sinks import open_output
+from blip_openvino.apps.sources import Item, find_items
+from blip_openvino.data.easy_vqa import load_captions
+
+QUESTIONS = ("what color is the shape?", "is there a circle?")
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from blip_openvino.apps import sinks
+from blip_openvino.apps.cli import main
+
+left, fsync, sinks.PART_ROWS = int(sys.argv.pop(1)), os.fsync, 4
+
+def die(fd):
+    global left
+    left -= 1
+    if not left:  # as if the last of what was written had not reached the disk
+        os.truncate(fd, max(0, os.fstat(fd).st_size - 9))
+        os.kill(os.getpid(), signal.SIGKILL)
+    fsync(fd)
+
+os.fsync = die
+main()
+"""
+"""The command in a process that dies in the middle of its nth write."""
+
+
+@pytest.fixture(scope="module")
+def blip(converted, ours) -> Blip:
+    """In float32, where a batch changes no text."""
+    return Blip(OVBlipModel.from_pretrained(converted, "CPU", ov_config=F32), ours)
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch, converted) -> dict[str, str]:
+    """The folder `photos` in the current one, with pictures of easy-VQA: their paths and known captions."""
+    monkeypatch.setenv("BLIP_MODEL", str(converted))
+    monkeypatch.chdir(tmp_path)
+    captions = {}
+    for index, (path, caption) in enumerate(list(load_captions("test").items())[:20]):
+        copy = Path("photos", "sub" * (index % 3 == 0), f"{index:02}.png")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+        captions[str(copy)] = caption
+    return dict(sorted(captions.items()))
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+def rows_of(output: str) -> list[dict]:
+    """What an output has, None and an empty cell being one."""
+    path = Path(output)
+    if path.is_dir():
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    elif path.suffix == ".csv":
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    else:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{name: value for name, value in row.items() if value not in (None, "")} for row in rows]
+
+
+def texts_of(output: str) -> dict[str, str]:
+    """Texts by path; there is one for each."""
+    rows = rows_of(output)
+    texts = {row["path"]: row.get("text") for row in rows}
+    assert len(texts) == len(rows)
+    return texts
+
+
+@pytest.mark.parametrize("output", ["captions.jsonl", "captions.csv", "captions"])
+def test_captions_of_a_folder_are_the_known_ones_with_all_that_is_to_say_of_them(photos, converted, output):
+    result = run("caption", "photos", "--output", output)
+    assert (result.exit_code, result.stdout[:10]) == (0, "20 done in"), result.output
+    assert texts_of(output) == photos
+    row = rows_of(output)[0]
+    assert {name: row.get(name) for name in ("model", "precision")} == {"model": str(converted), "precision": "FP16"}
+    assert [int(row[name]) for name in ("width", "height")] == [64, 64]
+    assert float(row["score"]) == pytest.approx(0, abs=0.01)
+
+
+def test_every_question_is_answered_about_every_image_which_is_encoded_once(photos, blip, monkeypatch):
+    encoded, encode = [], blip.model.encode_images
+    monkeypatch.setattr(
+        blip.model, "encode_images", lambda pixels: encoded.append(isinstance(pixels, np.ndarray)) or encode(pixels)
+    )
+    asked = Run(blip, "ask", QUESTIONS)
+    encoded.clear()
+    with closing(open_output("answers.jsonl", asked.identity())) as sink:
+        run_collection(asked, find_items(["photos"]), sink, batch=5)
+    assert sum(encoded) == 4
+    expected = [
+        (path, question, answer.text)
+        for path in photos
+        for question, answer in zip(QUESTIONS, blip.ask(path, QUESTIONS), strict=True)
+    ]
+    assert [(row["path"], row["question"], row["text"]) for row in rows_of("answers.jsonl")] == expected
+
+
+def test_questions_of_a_table_are_answered_in_float32_the_same_whatever_the_batch(photos, blip, easy_vqa):
+    asked = easy_vqa.questions[:300:7]  # of many lengths; images in no order, some several times
+    with open("questions.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("image", "question"), *((each.image_path, each.question) for each in asked)])
+    options = ("--table", "questions.csv", "--question-column", "question", "--inference-precision", "f32")
+    for batch in (1, 7):
+        assert run("ask", *options, "--batch", batch, "--output", f"{batch}.jsonl").exit_code == 0
+    answers = [[(row["path"], row["question"], row["text"]) for row in rows_of(f"{batch}.jsonl")] for batch in (1, 7)]
+    assert answers[0] == answers[1]
+    alone = {(each.image_path, each.question): blip.ask(each.image_path, each.question).text for each in asked}
+    assert {(path, question): text for path, question, text in answers[0]} == alone
+    assert len(alone) == len(answers[0])
+
+
+def test_prompts_of_a_table_begin_captions_and_a_row_without_one_has_none(photos):
+    first, second = list(photos)[:2]
+    rows = [{"image": first, "start": "a red"}, {"image": second}]
+    Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run("caption", "--table", "prompts.jsonl", "--prompt-column", "start", "--output", "out.csv").exit_code == 0
+    texts = texts_of("out.csv")
+    assert texts[first].startswith("a red ")
+    assert texts[second] == photos[second]
+
+
+def test_a_bad_image_or_question_is_a_row_with_its_error_and_the_exit_code_says_so(photos, monkeypatch, easy_vqa):
+    good = next(iter(photos))
+    Image.new("1", (3000, 3000)).save("large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    Path("broken.png").write_bytes(b"no image")
+    rows = [(good, QUESTIONS[0]), ("gone.png", QUESTIONS[0]), ("broken.png", QUESTIONS[0]), ("large.png", QUESTIONS[0])]
+    rows += [(good, "what? " * 600), (good, QUESTIONS[1])]
+    lines = [json.dumps({"image": image, "question": question}) + "\n" for image, question in rows]
+    Path("table.jsonl").write_text("".join(lines))
+    command = ("ask", "--table", "table.jsonl", "--question-column", "question", "--output", "out.jsonl")
+    result = run(*command)
+    assert (result.exit_code, "errors: 4" in result.stdout) == (1, True)
+    answer, gone, broken, large, long, other = rows_of("out.jsonl")
+    assert answer["text"]
+    assert other["text"] in ("yes", "no")
+    assert "No such file" in gone["error"]
+    assert "is not an image" in broken["error"]
+    assert "too many pixels" in large["error"]
+    assert "tokens long" in long["error"]
+    result = run(*command)
+    assert (result.exit_code, result.stdout[:6]) == (1, "0 done")
+
+
+def test_a_second_run_does_what_is_missing_and_says_what_it_found(photos):
+    assert run("caption", "photos", "--output", "out.jsonl", "--limit", 5).exit_code == 0
+    assert list(texts_of("out.jsonl").items()) == list(photos.items())[:5]
+    result = run("caption", "photos/*.png", "photos", "--output", "out.jsonl")
+    assert result.stderr == "5 found done, errors among them: 0\n"
+    assert result.stdout.startswith("15 done in")
+    assert "5 found done, errors: 0" in result.stdout
+    assert texts_of("out.jsonl") == photos
+
+
+@pytest.mark.parametrize(
+    ("options", "deaths", "result"),
+    [
+        (("--output", "out.jsonl"), (4, 3), "out.jsonl"),
+        (("--output", "out.csv"), (4,), "out.csv"),
+        (("--output", "out"), (4,), "out"),
+        (("--sidecar", ".txt"), (4, 3), "photos/.blip-ov.jsonl"),  # in a sidecar, then in a line
+    ],
+    ids=str,
+)
+def test_a_run_that_is_killed_again_and_again_ends_with_every_input_once(photos, options, deaths, result):
+    command = ("caption", "photos", "--batch", "3", *options)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for death in deaths:
+        done = subprocess.run([sys.executable, "-c", KILLED, str(death), *command], env=environment, timeout=300)
+        assert done.returncode == -signal.SIGKILL
+    assert run(*command).exit_code == 0
+    if "--sidecar" in options:
+        assert {str(path.with_suffix(".png")): path.read_text() for path in Path("photos").rglob("*.txt")} == {
+            path: f"{text}\n" for path, text in photos.items()
+        }
+        photos = {path.removeprefix("photos/"): text for path, text in photos.items()}
+    assert texts_of(result) == photos
+
+
+def test_ctrl_c_keeps_what_was_done(photos, monkeypatch):
+    class Impatient(sinks.Parts):
+        def write(self, rows):
+            super().write(rows)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sinks, "Parts", Impatient)
+    result = run("caption", "photos", "--output", "out", "--batch", 2)
+    assert (result.exit_code, "the same command goes on" in result.stderr) == (130, True)
+    assert list(texts_of("out").items()) == list(photos.items())[:2]
+
+
+@pytest.mark.parametrize(
+    "option", [("--prompt", "a red"), ("--num-beams", 2), ("--max-new-tokens", 2), ("--inference-precision", "f32")]
+)
+def test_another_option_is_another_run(photos, option):
+    run("caption", "photos", "--output", "out.jsonl", "--limit", 1)
+    record = json.loads(Path("out.jsonl.run.json").read_text())
+    if record["computes in"] == "f32" and "f32" in option:
+        pytest.skip("this processor computes in float32 anyway")
+    result = run("caption", "photos", "--output", "out.jsonl", *option)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "give another --output, or --overwrite" in result.stderr
+    assert run("caption", "photos", "--output", "out.jsonl", "--overwrite", *option).exit_code == 0
+    assert texts_of("out.jsonl").keys() == photos.keys()
+
+
+def test_a_folder_with_sidecars_and_metadata_is_what_datasets_loads(photos, tmp_path):
+    Path("photos/broken.png").write_bytes(b"no image")
+    assert run("caption", "photos", "--sidecar", ".txt", "--metadata").exit_code == 1
+    Path("photos/broken.png").unlink()
+    loaded = datasets.load_dataset("imagefolder", data_dir="photos", cache_dir=tmp_path / "cache")["train"]
+    assert sorted(loaded["text"]) == sorted(photos.values())
+    for row in loaded:
+        path = next(path for path in photos if np.array_equal(np.asarray(Image.open(path)), np.asarray(row["image"])))
+        assert row["text"] == Path(path).with_suffix(".txt").read_text().strip() == photos[path]
+
+
+def test_several_texts_for_each_image(photos):
+    options = ("--num-beams", 3, "--num-texts", 2)
+    assert run("caption", "photos", *options, "--output", "out.jsonl", "--limit", 4).exit_code == 0
+    assert run("caption", "photos", *options, "--output", "out.jsonl", "--limit", 8).exit_code == 0
+    rows = rows_of("out.jsonl")
+    assert [row["path"] for row in rows] == [path for path in list(photos)[:8] for _ in range(2)]
+    assert [row["text"] for row in rows[::2]] == list(photos.values())[:8]
+    printed = run("caption", next(iter(photos)), *options).stdout.splitlines()
+    assert printed == [row["text"] for row in rows[:2]]
+
+
+def test_few_images_are_in_memory_however_many_there_are(photos, blip):
+    read, written, most, batch = [], [], 0, 3
+    content = Path(next(iter(photos))).read_bytes()
+
+    def items():
+        for number in range(60):
+            yield Item(f"{number}.png", lambda: read.append(1) or content)
+
+    class Counting:
+        done = failed = frozenset()
+
+        def write(self, rows):
+            nonlocal most
+            most = max(most, len(read) - len(written))
+            written.extend(rows)
+
+    summary = run_collection(Run(blip, "caption"), items(), Counting(), batch)
+    assert (summary.written, len(written)) == (60, 60)
+    assert batch <= most <= (collection.BATCHES_AHEAD + 2) * batch
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("caption",), "Missing argument 'IMAGE...'"),
+        (("caption", "photos"), "photos is no single file: say with --output or --sidecar"),
+        (("caption", "a.png", "--limit", 3), "--limit is for texts that go to files: add --output or --sidecar"),
+        (("caption", "photos", "--output", "a.csv", "--sidecar", ".txt"), "--output does not go with --sidecar"),
+        (("caption", "photos", "--output", "a.csv", "--json"), "does not go with --json"),
+        (("caption", "-", "--output", "a.csv"), "does not go with -, standard input"),
+        (("caption", "photos", "--table", "t.csv", "--output", "a.csv"), "--table does not go with IMAGE or --list"),
+        (("caption", "photos", "--image-column", "x", "--output", "a.csv"), "add --table"),
+        (("ask", "photos", "--output", "a.csv"), "--question-column of a --table"),
+    ],
+)
+def test_options_that_contradict_each_other_are_named(photos, arguments, message):
+    result = run(*arguments)
+    assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("photos", "--output", "a.xlsx"), "a.xlsx ends in .xlsx: give .jsonl or .csv"),
+        (("photos/*.gif", "--output", "a.csv"), "photos/*.gif has no images"),
+        (("photos", "--output", "a.csv", "--num-texts", 2), "num_return_sequences is 2 but num_beams is 1"),
+        (("photos", "--output", "a.csv", "--prompt", "a " * 600), "the text is 602 tokens long; the model takes 512"),
+    ],
+)
+def test_what_is_wrong_for_all_images_ends_in_one_line_before_anything_is_written(photos, arguments, message):
+    result = run("caption", *arguments)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert message in result.stderr
+    assert not list(Path().glob("a.*"))
+
+
+def test_images_of_a_bucket_are_captioned(photos, monkeypatch):
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    try:
+        import fsspec
+
+        fs = fsspec.filesystem("s3", skip_instance_cache=True)
+        fs.mkdir("bucket")
+        fs.put("photos", "bucket/photos", recursive=True)
+        assert run("caption", "s3://bucket/photos", "s3://bucket/gone.png", "--output", "out.jsonl").exit_code == 1
+        found = texts_of("out.jsonl")
+        assert found.pop("s3://bucket/gone.png") is None
+        assert found == {f"s3://bucket/{path}": text for path, text in photos.items()}
+        assert (
+            run("caption", "s3://bucket/photos/sub/*.png", "--sidecar", ".txt", "--sidecar-folder", "t").exit_code == 0
+        )
+        assert Path("t/00.txt").read_text() == f"{photos['photos/sub/00.png']}\n"
+    finally:
+        server.stop()
