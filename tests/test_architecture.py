@@ -11,7 +11,7 @@ from conftest import ROOT
 
 HEAVY = {
     *("IPython", "jupyter_server", "torch", "transformers", "ray", "gradio", "nncf", "datasets"),
-    *("fsspec", "pyarrow"),
+    *("fsspec", "pyarrow", "lancedb"),
 }
 """Optional packages, which a function may import, as it may modules that import them."""
 EVERYTHING = {"data", "files", "runtime", "model", "ir", "evaluate", "apps", "notebooks", "benchmarks"}

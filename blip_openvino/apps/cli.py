@@ -19,6 +19,7 @@ from blip_openvino.apps.load import (
     quantize_folder,
 )
 from blip_openvino.apps.options import device_option, inference_precision_option, precision_option, precision_type
+from blip_openvino.apps.search_commands import index, search
 from blip_openvino.data.scenes import TEST_SEED
 from blip_openvino.evaluate.check import check_folder
 from blip_openvino.ir.files import CALIBRATION_SAMPLES, CHECKSUMS, architecture, load_config
@@ -165,7 +166,7 @@ def evaluate(
         click.echo(f"{measure}: " + ", ".join(f"{name} {score}" for name, score in scores.items()))
 
 
-for command in (ask, caption, match):
+for command in (ask, caption, match, index, search):
     main.add_command(command)
 
 
