@@ -106,7 +106,7 @@ def test_no_imports_go_in_a_circle():
 
 @pytest.mark.parametrize("module", ["sources", "tables", "sinks", "sidecars"])
 def test_what_reads_and_writes_collections_needs_neither_the_model_nor_the_command(module):
-    reached, found = set(), {f"blip_openvino.apps.{module}"}
+    reached, found = set(), {f"blip_openvino.apps.collections.{module}"}
     while found:
         reached |= found
         found = set().union(*(imports(name) for name in found & MODULES.keys())) - reached

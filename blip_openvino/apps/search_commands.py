@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from blip_openvino.apps.collections.sources import find_items, item_at
 from blip_openvino.apps.extras import extra
 from blip_openvino.apps.load import load
 from blip_openvino.apps.options import device_option, precision_option
-from blip_openvino.apps.sources import find_items, item_at
 from blip_openvino.runtime.images import load_image
 
 RETRIEVAL_MODEL = "Salesforce/blip-itm-base-coco"
@@ -45,7 +45,7 @@ def index(
         raise click.UsageError("Missing argument 'IMAGE...', or --list in its place.")
     with extra("search"):
         # LanceDB, which only an index needs.
-        from blip_openvino.apps.index import ImageIndex, Update
+        from blip_openvino.apps.collections.index import ImageIndex, Update
     items = find_items(images, list_file)
     try:
         model = model or ImageIndex(output).model
@@ -100,7 +100,7 @@ def search(
     """
     with extra("search"):
         # LanceDB, which only an index needs.
-        from blip_openvino.apps.index import ImageIndex
+        from blip_openvino.apps.collections.index import ImageIndex
     opened = ImageIndex(index)
     blip = load(model or opened.model, device, precision or opened.precision)
     found = opened.search(blip, text, image, top, rerank)

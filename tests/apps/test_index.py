@@ -13,8 +13,8 @@ from PIL import Image
 from blip_model import OVBlipModel
 from blip_openvino.apps import cli
 from blip_openvino.apps.blip import Blip
-from blip_openvino.apps.index import WRITTEN_AT_ONCE, ImageIndex, Update
-from blip_openvino.apps.sources import find_items
+from blip_openvino.apps.collections.index import WRITTEN_AT_ONCE, ImageIndex, Update
+from blip_openvino.apps.collections.sources import find_items
 from blip_openvino.runtime.processor import OVBlipProcessor
 
 TEXT = "a red circle"

@@ -10,9 +10,9 @@ import pyarrow.parquet
 import pytest
 
 from blip_openvino.apps import sinks
-from blip_openvino.apps.sidecars import Sidecars
-from blip_openvino.apps.sinks import COLUMNS, clean, key_of, open_output
-from blip_openvino.apps.sources import Item, find_items
+from blip_openvino.apps.collections.sidecars import Sidecars
+from blip_openvino.apps.collections.sinks import COLUMNS, clean, key_of, open_output
+from blip_openvino.apps.collections.sources import Item, find_items
 
 RUN = {"model": "m", "checkpoint": "1", "precision": "FP16", "task": "caption", "texts": []}
 KINDS = ("rows.jsonl", "rows.csv", "rows")

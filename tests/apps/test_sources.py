@@ -14,8 +14,8 @@ import pytest
 from conftest import encoded
 from PIL import Image
 
-from blip_openvino.apps.sources import find_items
-from blip_openvino.apps.tables import read_table
+from blip_openvino.apps.collections.sources import find_items
+from blip_openvino.apps.collections.tables import read_table
 
 PNG = encoded(Image.new("RGB", (4, 4), "red"))
 TREE = ("a.png", "b.JPG", "sub/c.webp", "sub/deep/d.tiff", "sub/notes.txt", ".hidden/e.png", "sub/.f.png")

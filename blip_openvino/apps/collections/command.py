@@ -12,11 +12,11 @@ from typing import Any, Literal
 import click
 
 from blip_openvino.apps.blip import IMAGES_AT_ONCE, Blip
-from blip_openvino.apps.collection import Run, Summary, run_collection
-from blip_openvino.apps.sidecars import Sidecars
-from blip_openvino.apps.sinks import Sink, open_output
-from blip_openvino.apps.sources import Item, Items, find_items, is_collection
-from blip_openvino.apps.tables import read_table
+from blip_openvino.apps.collections.pipeline import Run, Summary, run_collection
+from blip_openvino.apps.collections.sidecars import Sidecars
+from blip_openvino.apps.collections.sinks import Sink, open_output
+from blip_openvino.apps.collections.sources import Item, Items, find_items, is_collection
+from blip_openvino.apps.collections.tables import read_table
 
 
 @dataclass(frozen=True)

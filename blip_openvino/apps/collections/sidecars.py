@@ -14,8 +14,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from blip_openvino.apps.sinks import Key, Lines, Row, clean, key_of, written_whole
-from blip_openvino.apps.sources import SUFFIXES, Item, is_address
+from blip_openvino.apps.collections.sinks import Key, Lines, Row, clean, key_of, written_whole
+from blip_openvino.apps.collections.sources import SUFFIXES, Item, is_address
 
 JOURNAL = ".blip-ov.jsonl"
 METADATA = "metadata.jsonl"
@@ -38,7 +38,7 @@ class Sidecars:
 
     Args:
         items: those that the run is about, one text each.
-        run: what texts depend on, as `Run.identity` of `apps.collection` gives it.
+        run: what texts depend on, as `Run.identity` of `apps.collections.pipeline` gives it.
         suffix: of the files, such as ".txt"; None writes none.
         folder: where they go in place of the images' own folders, in the same tree.
         metadata: whether to write `metadata.jsonl` too, with `file_name` and `text`.

@@ -22,9 +22,9 @@ from blip_model import OVBlipModel
 from blip_openvino.apps import collection, sinks
 from blip_openvino.apps.blip import Blip
 from blip_openvino.apps.cli import main
-from blip_openvino.apps.collection import Run, run_collection
-from blip_openvino.apps.sinks import open_output
-from blip_openvino.apps.sources import Item, find_items
+from blip_openvino.apps.collections.pipeline import Run, run_collection
+from blip_openvino.apps.collections.sinks import open_output
+from blip_openvino.apps.collections.sources import Item, find_items
 from blip_openvino.data.easy_vqa import load_captions
 
 QUESTIONS = ("what color is the shape?", "is there a circle?")

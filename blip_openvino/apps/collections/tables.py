@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, BinaryIO
 
+from blip_openvino.apps.collections.sources import Item, Items, is_address, item_at, open_file
 from blip_openvino.apps.extras import extra
-from blip_openvino.apps.sources import Item, Items, is_address, item_at, open_file
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 ROWS_AT_ONCE = 16

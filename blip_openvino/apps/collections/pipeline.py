@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image
 
 from blip_openvino.apps.blip import IMAGES_AT_ONCE, Answer, Blip
+from blip_openvino.apps.collections.sinks import COLUMNS, Row, Sink, clean, key_of
+from blip_openvino.apps.collections.sources import Item
 from blip_openvino.apps.extras import extra
-from blip_openvino.apps.sinks import COLUMNS, Row, Sink, clean, key_of
-from blip_openvino.apps.sources import Item
 from blip_openvino.runtime.encoded import EncodedImages
 from blip_openvino.runtime.images import load_image
 

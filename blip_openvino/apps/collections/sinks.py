@@ -55,7 +55,7 @@ def open_output(output: str | Path, run: Mapping[str, Any], overwrite: bool = Fa
 
     Args:
         output: its suffix says which; a folder has none, or is there already.
-        run: what its texts depend on, as `Run.identity` of `apps.collection` gives it.
+        run: what its texts depend on, as `Run.identity` of `apps.collections.pipeline` gives it.
         overwrite: remove what is there.
 
     Raises:
