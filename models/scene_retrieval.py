@@ -16,9 +16,9 @@ from blip_openvino.data.scenes import Scene
 
 PICTURES_PER_STEP = 64
 WRONG_WORDS = 3
-STEPS = 5000
+STEPS = 4000
 PEAK_LEARNING_RATE = 5e-4
-REPORT_EVERY = 500
+REPORT_EVERY = 1000
 
 
 def begin_retrieval(model: BlipForQuestionAnswering) -> BlipForImageTextRetrieval:
