@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from blip_openvino.apps.blip import Answer, Blip, Match
 from blip_openvino.evaluate.check import CheckReport, check_model
 from blip_openvino.ir.files import PRECISIONS, architecture, load_config
 from blip_openvino.runtime.processor import OVBlipProcessor
+
+if TYPE_CHECKING:
+    from blip_openvino.apps.collections.index import Found, ImageIndex
 
 MODELS_KEPT = 2
 SCORES = ("log-probability", "similarity")
@@ -132,6 +135,12 @@ class ModelFolder:
         blip, contents = Blip(model, self.processor), [Path(image).read_bytes() for image in images]
         digest = hashlib.blake2b(b"".join(hashlib.blake2b(each).digest() for each in contents)).digest()
         return blip.find_images(text.strip(), recent.get(digest, lambda: blip.encode_images(contents)), top)
+
+    def search_index(self, index: "ImageIndex", text: str, device: str, precision: str, top: int) -> "list[Found]":
+        """The images of an index that a text describes best; raises what `search` does."""
+        if not text.strip():
+            raise ValueError("Search needs a text that describes an image.")
+        return index.search(Blip(self.load(device, precision, {})[0], self.processor), text.strip(), top=top)
 
 
 class Recent:

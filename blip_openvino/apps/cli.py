@@ -174,7 +174,8 @@ for command in (ask, caption, match, index, search):
 @click.argument("folder", envvar="BLIP_MODEL", default=DEFAULT_MODEL)
 @device_option
 @precision_option
-def demo(folder: str, device: str, precision: str | None) -> None:
+@click.option("--index", "index_folder", metavar="INDEX", help="Search it on the page, by the model that made it.")
+def demo(folder: str, device: str, precision: str | None, index_folder: str | None) -> None:
     """Serve a page to try a model on. FOLDER is what --model is elsewhere, with the same default.
 
     \b
@@ -183,7 +184,14 @@ def demo(folder: str, device: str, precision: str | None) -> None:
     with extra("demo"):
         # Gradio, which only the page needs.
         from blip_openvino.apps.page import build_demo, launch_demo
-    page = build_demo(converted_folder(folder, precision), (), device, precision)
+    opened = None
+    if index_folder:
+        with extra("search"):
+            # LanceDB, which only an index needs.
+            from blip_openvino.apps.collections.index import ImageIndex
+        opened = ImageIndex(index_folder)
+        folder, precision = opened.model, precision or opened.precision
+    page = build_demo(converted_folder(folder, precision), (), device, precision, opened)
     click.echo(f"The demo is at {launch_demo(page, prevent_thread_lock=True)} (Ctrl+C ends it)")
     page.block_thread()
 

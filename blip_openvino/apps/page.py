@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
 
@@ -17,6 +18,11 @@ import gradio as gr
 import openvino as ov
 
 from blip_openvino.apps.ask import SCORES, ModelFolder
+from blip_openvino.apps.collections.sources import item_at
+from blip_openvino.runtime.images import load_image
+
+if TYPE_CHECKING:
+    from blip_openvino.apps.collections.index import ImageIndex
 
 CONCURRENCY = 8  # requests computed at once; more wait
 DAY = 24 * 60 * 60  # seconds that uploaded files are kept
@@ -39,13 +45,18 @@ LIMITS = {
 
 
 def build_demo(
-    folder: str | Path, examples: Sequence[tuple[str, str]] = (), device: str = "AUTO", precision: str | None = None
+    folder: str | Path,
+    examples: Sequence[tuple[str, str]] = (),
+    device: str = "AUTO",
+    precision: str | None = None,
+    index: "ImageIndex | None" = None,
 ) -> gr.Blocks:
     """The demo page for a converted folder; `launch_demo` serves it.
 
     Args:
         examples: (image path, question) pairs to click; a model that takes no questions gets a text that suits it.
         device, precision: what is chosen when the page opens; None is INT8 where it is there.
+        index: of a retrieval checkpoint, to search when no images are uploaded.
 
     Raises:
         FileNotFoundError: the folder is no converted model, or has no such precision.
@@ -124,7 +135,7 @@ def build_demo(
             column_widths=["60%", "40%"],
         )
         if model.text_decoder is None:
-            add_search(models, chosen)
+            add_search(models, chosen, index)
         inputs = [image, question, *chosen, *options]
         asked = gr.on(
             [button.click, question.submit],
@@ -142,20 +153,27 @@ def build_demo(
     return demo.queue(default_concurrency_limit=CONCURRENCY)
 
 
-def add_search(models: ModelFolder, chosen: list[gr.Dropdown]) -> None:
+def add_search(models: ModelFolder, chosen: list[gr.Dropdown], index: "ImageIndex | None") -> None:
     """The part of a retrieval checkpoint's page that looks for the images that a text describes."""
 
     def search(images, text, device, precision):
         """The images that a text describes best, best first: ranked by contrast, the first ones anew by matching."""
         try:
-            found = models.search(images or [], text or "", device, precision, FOUND)
+            if images or index is None:
+                found = models.search(images or [], text or "", device, precision, FOUND)
+                pictures = [images[each.index] for each in found]
+            else:
+                found = models.search_index(index, text or "", device, precision, FOUND)
+                pictures = [load_image(item_at(each.path).read()) for each in found]
         except (ValueError, OSError) as error:
             raise gr.Error(str(error), print_exception=False) from error
-        return [(images[each.index], f"{each.match:.1%} (similarity {each.similarity:.3f})") for each in found]
+        labels = [f"{each.match:.1%} (similarity {each.similarity:.3f})" for each in found]
+        return list(zip(pictures, labels, strict=True))
 
     with gr.Accordion("Search among images", open=True):
         with gr.Row():
-            images = gr.Files(label="Images", height=200)
+            label = "Images" if index is None else f"Images; with none, the {len(index)} of {index.folder.name}"
+            images = gr.Files(label=label, height=200)
             text = gr.Textbox(label="What to look for", info="Enter searches.", lines=1)
         gallery = gr.Gallery(label="Best first", columns=FOUND, height=260, interactive=False)
     text.submit(search, [images, text, *chosen], gallery, api_name="search")

@@ -216,7 +216,7 @@ def test_demo_serves_the_page_of_a_folder(asked, converted, monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "blip_openvino.apps.page", page)
     assert "http://127.0.0.1:7860" in run("demo", "--device", "CPU").stdout
-    assert calls == [(converted, (), "CPU", None)]
+    assert calls == [(converted, (), "CPU", None, None)]
 
 
 def test_demo_without_gradio_names_the_extra(asked, monkeypatch):

@@ -22,6 +22,8 @@ from blip_openvino.apps import ask as ask_module
 from blip_openvino.apps import page as page_module
 from blip_openvino.apps.ask import IMAGES_KEPT, MODELS_KEPT, ModelFolder, Recent
 from blip_openvino.apps.blip import Blip
+from blip_openvino.apps.collections.index import ImageIndex
+from blip_openvino.apps.collections.sources import find_items
 from blip_openvino.apps.page import build_demo, launch_demo
 from blip_openvino.data.easy_vqa import load_captions
 from blip_openvino.ir.convert import convert
@@ -278,6 +280,24 @@ def test_retrieval_checkpoint_searches_among_images(retrieval_folder):
         assert np.abs(picture.astype(int) - np.asarray(Image.open(paths[each.index]).convert("RGB"))).mean() < 2
     with pytest.raises(AppError, match="Search needs images to look through and a text"):
         client.predict([handle_file(paths[0])], "  ", api_name="/search")
+    demo.close()
+
+
+def test_retrieval_checkpoint_searches_an_index_where_no_images_are_uploaded(retrieval_folder, tmp_path):
+    paths = list(CAPTIONS)
+    models = ModelFolder(retrieval_folder)
+    blip = Blip(models.load("CPU", "FP16", {})[0], models.processor)
+    index = ImageIndex.create(tmp_path / "photos.index", blip, str(retrieval_folder))
+    index.update(blip, find_items(paths))
+    demo = build_demo(retrieval_folder, device="CPU", precision="FP16", index=index)
+    client = Client(launch_demo(demo, prevent_thread_lock=True, inline=False), verbose=False)
+    gallery = client.predict([], "a red triangle", api_name="/search")
+    found = index.search(blip, text="a red triangle", top=5)
+    assert [each["caption"] for each in gallery] == [f"{e.match:.1%} (similarity {e.similarity:.3f})" for e in found]
+    # What is uploaded goes before the index.
+    assert len(client.predict([handle_file(paths[0])], "a red triangle", api_name="/search")) == 1
+    with pytest.raises(AppError, match="Search needs a text"):
+        client.predict([], "  ", api_name="/search")
     demo.close()
 
 
