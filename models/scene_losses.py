@@ -72,14 +72,20 @@ def read(text_encoder, image_embeds: Tensor, input_ids: Tensor) -> Tensor:
     return hidden.reshape(batch * count, length, -1)
 
 
-def sample_questions(data: Examples, rows: Tensor, count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+def sample_questions(
+    data: Examples, rows: Tensor, count: int, generator: Generator, evenly: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """Draw `count` questions of each of the pictures `rows`: `[B, count, L]`, their answers `[B * count, L]` and kinds.
 
-    Where a picture has fewer, an answer of padding alone, of kind -1, fills up; it adds nothing to a loss.
+    `evenly`: each kind that a picture has is as likely, however many questions of it there are. Where a picture has
+    fewer, an answer of padding alone, of kind -1, fills up; it adds nothing to a loss.
     """
-    order = torch.rand(data.kinds[rows].shape, generator=generator) - (data.kinds[rows] < 0).float()
-    chosen = order.topk(count, dim=1).indices
-    kinds = data.kinds[rows].gather(1, chosen)
+    kinds = data.kinds[rows]
+    order = torch.rand(kinds.shape, generator=generator)
+    if evenly:  # weighted by the inverse of how many there are: the key is u ** (1 / weight)
+        order = order ** (kinds[:, :, None] == kinds[:, None]).sum(-1)
+    chosen = (order - (kinds < 0).float()).topk(count, dim=1).indices
+    kinds = kinds.gather(1, chosen)
     asked = data.asked[rows].take_along_dim(chosen[..., None], 1).clamp_min(0)
     answers = data.answers[asked[..., 1].flatten()] * (kinds.flatten() >= 0)[:, None]
     return without_padding(data.questions[asked[..., 0]]), without_padding(answers), kinds

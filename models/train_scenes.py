@@ -8,6 +8,8 @@ Interrupt it as you like: it goes on from the checkpoints in its build folder. P
 
 import argparse
 from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -45,12 +47,28 @@ SCENES, HELD_OUT_SCENES = 60_000, 400
 EASY_VQA_VIEWS = 4
 SCENES_PER_STEP, SHAPES_PER_STEP = 64, 12
 QUESTIONS_PER_IMAGE = 8
-DESCRIBE_STEPS, ANSWER_STEPS = 5500, 3000
+DESCRIBE_STEPS = 5500
 PEAK_LEARNING_RATE = 1e-3
 REPORT_EVERY = 500
 HIDDEN_SIZE, PATCH_SIZE = 160, 12
 # BLIP's own 0.02 (text) and 1e-10 (vision) suit 768 wide layers and trained weights.
 INITIALIZER_RANGE = 0.06
+
+
+@dataclass(frozen=True)
+class AnswerPhase:
+    """A part of the training on questions; `evenly`: of each kind as many, though pictures have more of some."""
+
+    name: str
+    steps: int
+    peak_learning_rate: float
+    evenly: bool
+
+
+ANSWER_PHASES = (
+    AnswerPhase("answers", 3000, PEAK_LEARNING_RATE, evenly=False),
+    AnswerPhase("evenly", 1200, PEAK_LEARNING_RATE / 2, evenly=True),
+)
 
 
 def scenes_model(tokenizer: BertTokenizerFast) -> BlipForQuestionAnswering:
@@ -152,21 +170,27 @@ def train_captions(model, data: Examples, scenes: int, held_out: list[Examples],
     fit(module, losses_of, DESCRIBE_STEPS, PEAK_LEARNING_RATE, folder / "captions.pt", seed, report, REPORT_EVERY)
 
 
-def train_answers(model, data: Examples, scenes: int, held_out: list[Examples], processor, folder: Path, seed: int):
+def train_answers(
+    model,
+    data: Examples,
+    scenes: int,
+    held_out: list[Examples],
+    processor,
+    folder: Path,
+    seed: int,
+    phase: AnswerPhase,
+):
     """Train the text encoder and the decoder to answer, and the decoder to go on captioning.
 
-    The vision model stays as captions made it, so every picture is encoded once for all steps. The text encoder starts
-    as a copy of the decoder, whose cross-attention has learnt where to look; in BLIP's pre-training the two share these
-    weights throughout (section 3.2 of the paper).
+    The vision model stays as captions made it, so every picture is encoded once for all steps.
     """
-    model.text_encoder.load_state_dict(model.text_decoder.bert.state_dict())
     model.vision_model.requires_grad_(False)
     image_embeds = encode_all(model, data.images, processor)
 
     def losses_of(generator: Generator) -> dict[str, Tensor]:
         rows = sample_rows(data, scenes, generator)
         (embeds,) = to_device(image_embeds[rows])
-        *asked, _ = sample_questions(data, rows, QUESTIONS_PER_IMAGE, generator)
+        *asked, _ = sample_questions(data, rows, QUESTIONS_PER_IMAGE, generator, phase.evenly)
         captions, *asked = to_device(without_padding(data.captions[rows]), *asked)
         said = describe(model, embeds, [captions])[0]
         return {
@@ -183,17 +207,18 @@ def train_answers(model, data: Examples, scenes: int, held_out: list[Examples], 
         ]
         return "; ".join(scores)
 
-    fit(model, losses_of, ANSWER_STEPS, PEAK_LEARNING_RATE, folder / "answers.pt", seed, report, REPORT_EVERY)
+    file = folder / f"{phase.name}.pt"
+    fit(model, losses_of, phase.steps, phase.peak_learning_rate, file, seed, report, REPORT_EVERY)
 
 
-def first_seeds(seed: int) -> tuple[int, int]:
-    """Where the scenes begin that are captioned, and those that are asked about: each learns from fresh ones."""
-    return 2 * seed * SCENES, (2 * seed + 1) * SCENES
+def first_seed(seed: int, phase: int) -> int:
+    """Where the scenes of a phase begin: each learns from others."""
+    return (3 * seed + phase) * SCENES
 
 
-def load_scenes(first_seed: int, build: Path, tokenizer: BertTokenizerFast) -> Examples:
+def load_scenes(first: int, build: Path, tokenizer: BertTokenizerFast) -> Examples:
     """Scenes to train on, whose pictures are drawn once."""
-    return scene_examples(training_scenes(first_seed, SCENES), build / f"scenes-{first_seed}-{SCENES}.npy", tokenizer)
+    return scene_examples(training_scenes(first, SCENES), build / f"scenes-{first}-{SCENES}.npy", tokenizer)
 
 
 def load_held_out(build: Path, tokenizer: BertTokenizerFast) -> list[Examples]:
@@ -212,9 +237,17 @@ def train_vqa(output: Path, build: Path, seed: int) -> None:
     held_out = load_held_out(build, processor.tokenizer)
     folder = build / f"vqa-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    for first_seed, train in zip(first_seeds(seed), (train_captions, train_answers), strict=True):
-        scenes = load_scenes(first_seed, build, processor.tokenizer)
-        train(model, join_examples(scenes, shapes), len(scenes.images), held_out, processor, folder, seed)
+
+    def train(function: Callable, phase: int, *more) -> None:
+        scenes = load_scenes(first_seed(seed, phase), build, processor.tokenizer)
+        function(model, join_examples(scenes, shapes), len(scenes.images), held_out, processor, folder, seed, *more)
+
+    train(train_captions, 0)
+    # The decoder's cross-attention has learnt where to look; in BLIP's pre-training the two share these weights
+    # throughout (section 3.2 of the paper).
+    model.text_encoder.load_state_dict(model.text_decoder.bert.state_dict())
+    for phase, answer_phase in enumerate(ANSWER_PHASES, start=1):
+        train(train_answers, phase, answer_phase)
     save_checkpoint(model.cpu(), processor, output)
 
 
@@ -224,7 +257,7 @@ def train_matching(begin_with: Path, output: Path, build: Path, seed: int) -> No
     processor = BlipProcessor.from_pretrained(begin_with)
     model = begin_retrieval(BlipForQuestionAnswering.from_pretrained(begin_with)).to(training_device())
     held_out = make_scenes(HELD_OUT_SCENES, VALIDATION_SEED)
-    data = load_scenes(first_seeds(seed)[1], build, processor.tokenizer)
+    data = load_scenes(first_seed(seed, len(ANSWER_PHASES)), build, processor.tokenizer)
     pictures = draw_scenes(held_out, build / f"validation-{HELD_OUT_SCENES}.npy")
     image_embeds, held_out_embeds = (encode_all(model, images, processor) for images in (data.images, pictures))
 

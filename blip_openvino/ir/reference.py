@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from transformers import BlipProcessor, PreTrainedModel
 
+from blip_openvino.data.scene_captions import caption
+from blip_openvino.data.scenes import VALIDATION_SEED, draw_scene, make_scene
 from blip_openvino.ir.checkpoint import write
 from blip_openvino.ir.files import REFERENCE, staging
 
@@ -18,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 QUESTIONS = ("what color is the shape?", "what shape is in the image?", "is there a red circle in the image?")
 STATEMENTS = ("a red circle", "a blue rectangle in the snow", "a photo of two dogs")
+SCENES = (0, 1, 2, 4, 5, 8)
+"""Probes of models that know drawn scenes alone, counted from those that a recipe is chosen by."""
+SCENE_QUESTIONS = ("what place is this?", "what is at the top left?", "what is at the bottom right?")
 NEW_TOKENS, LOGIT_STEPS, LOGITS, IMAGE_TOKENS = 12, 4, 512, 8
 """How much of what the model gives is kept: tokens of a text, steps and words whose logits, tokens of an image."""
 APART = 0.04
@@ -73,8 +78,13 @@ def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str
         checkpoints `matches` [P·Q, 2] float32, the matching head's logits, and `similarities` [P, Q] float32, the
         cosines of image-text contrast. And `silent`, see `why_silent`.
     """
-    images = draw_probes(model.config.vision_config.image_size)
-    texts = STATEMENTS if hasattr(model, "itm_head") else QUESTIONS
+    size, matches = model.config.vision_config.image_size, hasattr(model, "itm_head")
+    if getattr(model.config, "trained_on", None) == "scenes":
+        scenes = [make_scene(VALIDATION_SEED + index) for index in SCENES]
+        images = np.stack([np.asarray(draw_scene(scene, size)) for scene in scenes])
+        texts = [caption(scene) for scene in scenes[:3]] if matches else SCENE_QUESTIONS
+    else:
+        images, texts = draw_probes(size), STATEMENTS if matches else QUESTIONS
     pixel_values = processor(images=list(images), return_tensors="pt")["pixel_values"]
     rows = [processor(text=text, return_tensors="pt")["input_ids"] for text in texts]
     found = {"images": images} | pad_with_words(rows)
