@@ -16,7 +16,7 @@ from blip_openvino.data.scenes import Scene
 
 PICTURES_PER_STEP = 64
 WRONG_WORDS = 3
-STEPS = 4000
+STEPS = 3000
 PEAK_LEARNING_RATE = 5e-4
 REPORT_EVERY = 1000
 

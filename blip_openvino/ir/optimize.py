@@ -127,8 +127,16 @@ def compress_weights(model: ov.Model, weights: str, ignored: Sequence[str] = ())
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=scope)
     if weights == "int4":
         mode, backup = nncf.CompressWeightsMode.INT4_SYM, nncf.BackupMode.INT8_SYM  # of embeddings and last layer
+        # Groups of 64, or of 32 where a layer's width is no multiple of 64.
+        advanced = nncf.AdvancedCompressionParameters(group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST)
         return nncf.compress_weights(
-            model, mode=mode, group_size=64, ratio=1.0, backup_mode=backup, ignored_scope=scope
+            model,
+            mode=mode,
+            group_size=64,
+            ratio=1.0,
+            backup_mode=backup,
+            ignored_scope=scope,
+            advanced_parameters=advanced,
         )
     raise ValueError(f"weights is {weights!r}; it takes 'int8' or 'int4'")
 
