@@ -1,0 +1,88 @@
+"""The training of the small models: what is drawn for a step, and that an interruption changes nothing."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import scene_fit
+import torch
+from conftest import ROOT
+from scene_data import draw_batch, scene_examples, training_scenes
+from scene_losses import is_said, sample_questions
+from torch import nn
+from transformers import BlipProcessor
+
+from blip_openvino.data.scene_captions import caption
+from blip_openvino.data.scene_questions import scene_questions
+from blip_openvino.data.scenes import VALIDATION_SEED, make_scenes
+
+
+def fitted(file, interrupt_at: int | None = None) -> list[float]:
+    """The weights of a product that was trained for 12 steps, or until it was interrupted."""
+    torch.manual_seed(0)
+    module = nn.Linear(3, 1)
+    steps = []
+
+    def losses_of(generator: torch.Generator) -> dict[str, torch.Tensor]:
+        if len(steps) == interrupt_at:
+            raise KeyboardInterrupt
+        steps.append(1)
+        inputs = torch.rand(8, 3, generator=generator)
+        return {"loss": (module(inputs)[:, 0] - inputs.sum(1)).square().mean()}
+
+    scene_fit.fit(module, losses_of, 12, 0.1, file, seed=0, report=lambda: "", report_every=100)
+    return [*module.weight[0].tolist(), module.bias.item()]
+
+
+def test_training_that_was_interrupted_ends_with_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(scene_fit, "SECONDS_BETWEEN_SAVES", 0)
+    expected = fitted(tmp_path / "whole.pt")
+    for steps in (5, 4):  # twice, the second time from where the first had gone on
+        with pytest.raises(KeyboardInterrupt):
+            fitted(tmp_path / "parts.pt", interrupt_at=steps)
+    assert fitted(tmp_path / "parts.pt") == expected
+    assert fitted(tmp_path / "parts.pt") == expected  # nothing is left to do
+
+
+@pytest.mark.parametrize(("evenly", "share"), [(False, 1 / 5), (True, 1 / 2)])
+def test_questions_are_drawn_from_all_or_evenly_by_kind(evenly, share):
+    pictures = 4000
+    data = SimpleNamespace(
+        kinds=torch.tensor([[0, 0, 0, 0, 1, -1]]).repeat(pictures, 1),
+        asked=torch.zeros(pictures, 6, 2, dtype=torch.int64),
+        questions=torch.ones(1, 3, dtype=torch.int64),
+        answers=torch.ones(1, 3, dtype=torch.int64),
+    )
+    generator = torch.Generator().manual_seed(0)
+    *_, kinds = sample_questions(data, torch.arange(pictures), 1, generator, evenly)
+    assert set(kinds.flatten().tolist()) == {0, 1}
+    assert (kinds == 1).float().mean() == pytest.approx(share, abs=0.03)
+    _, answers, kinds = sample_questions(data, torch.arange(3), 6, generator, evenly)
+    assert sorted(kinds[0].tolist()) == [-1, 0, 0, 0, 0, 1]
+    assert (answers.any(1) == (kinds.flatten() >= 0)).all()  # what fills up says nothing
+
+
+def test_tensors_of_scenes_say_what_scenes_say(tmp_path):
+    tokenizer = BlipProcessor.from_pretrained(ROOT / "models" / "blip-scenes").tokenizer
+    scenes = make_scenes(6)
+    np.save(tmp_path / "pictures.npy", draw_batch(scenes))  # else it is drawn by several processes
+    data = scene_examples(scenes, tmp_path / "pictures.npy", tokenizer)
+    decode = lambda ids: tokenizer.decode(ids, skip_special_tokens=True).replace(" ?", "?")  # noqa: E731
+    assert [decode(ids) for ids in data.captions] == [caption(scene) for scene in scenes]
+    for row, scene in enumerate(scenes):
+        expected = {(each.kind, each.question, each.answer) for each in scene_questions(scene, 4)}
+        found = {
+            (data.kind_names[kind], decode(data.questions[question]), decode(data.answers[answer]))
+            for (question, answer), kind in zip(data.asked[row].tolist(), data.kinds[row].tolist(), strict=True)
+            if kind >= 0
+        }
+        assert found == expected
+        assert caption(scene) not in [decode(ids) for ids in data.wrong[row]]
+    logits = torch.nn.functional.one_hot(data.captions, len(tokenizer)).float().roll(-1, dims=1)
+    assert is_said(logits, data.captions).all()
+    assert not is_said(-logits, data.captions).any()
+
+
+def test_no_scene_that_measures_is_trained_on():
+    scenes = training_scenes(VALIDATION_SEED, 50)  # as if its seeds were training's
+    assert not {scene.key for scene in scenes} & {scene.key for scene in make_scenes(1000, VALIDATION_SEED)}
