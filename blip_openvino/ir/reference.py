@@ -82,7 +82,7 @@ def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str
     if getattr(model.config, "trained_on", None) == "scenes":
         scenes = [make_scene(VALIDATION_SEED + index) for index in SCENES]
         images = np.stack([np.asarray(draw_scene(scene, size)) for scene in scenes])
-        texts = [caption(scene) for scene in scenes[:3]] if matches else SCENE_QUESTIONS
+        texts = [caption(scene) for scene in scenes] if matches else SCENE_QUESTIONS
     else:
         images, texts = draw_probes(size), STATEMENTS if matches else QUESTIONS
     pixel_values = processor(images=list(images), return_tensors="pt")["pixel_values"]
