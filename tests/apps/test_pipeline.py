@@ -19,9 +19,9 @@ from conftest import F32, ROOT
 from PIL import Image
 
 from blip_model import OVBlipModel
-from blip_openvino.apps import collection, sinks
 from blip_openvino.apps.blip import Blip
 from blip_openvino.apps.cli import main
+from blip_openvino.apps.collections import pipeline, sinks
 from blip_openvino.apps.collections.pipeline import Run, run_collection
 from blip_openvino.apps.collections.sinks import open_output
 from blip_openvino.apps.collections.sources import Item, find_items
@@ -31,7 +31,7 @@ QUESTIONS = ("what color is the shape?", "is there a circle?")
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from blip_openvino.apps import sinks
+from blip_openvino.apps.collections import sinks
 from blip_openvino.apps.cli import main
 
 left, fsync, sinks.PART_ROWS = int(sys.argv.pop(1)), os.fsync, 4
@@ -273,7 +273,7 @@ def test_few_images_are_in_memory_however_many_there_are(photos, blip):
 
     summary = run_collection(Run(blip, "caption"), items(), Counting(), batch)
     assert (summary.written, len(written)) == (60, 60)
-    assert batch <= most <= (collection.BATCHES_AHEAD + 2) * batch
+    assert batch <= most <= (pipeline.BATCHES_AHEAD + 2) * batch
 
 
 @pytest.mark.parametrize(

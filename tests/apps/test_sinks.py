@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from blip_openvino.apps import sinks
+from blip_openvino.apps.collections import sinks
 from blip_openvino.apps.collections.sidecars import Sidecars
 from blip_openvino.apps.collections.sinks import COLUMNS, clean, key_of, open_output
 from blip_openvino.apps.collections.sources import Item, find_items
