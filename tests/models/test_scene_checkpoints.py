@@ -96,6 +96,7 @@ def test_answers_and_captions_are_those_of_pytorch_in_float32(folders):
 
 
 def test_matching_and_contrast_are_those_of_pytorch_in_float32(folders):
+    """To within what storing weights in 16 bits changes."""
     model = OVBlipModel.from_pretrained(folders["blip-scenes-retrieval"], "CPU", "FP16", F32)
     expected = TorchBlip(load_checkpoint(folder_of("blip-scenes-retrieval")))
     processor = OVBlipProcessor.from_pretrained(folders["blip-scenes-retrieval"])
@@ -103,11 +104,11 @@ def test_matching_and_contrast_are_those_of_pytorch_in_float32(folders):
     pixels = processor([draw_scene(scene) for scene in scenes])["pixel_values"]
     texts = processor(text=[caption(scene) for scene in scenes])
     images, torch_images = model.encode_images(pixels), expected.encode_images(pixels)
-    assert images.features == pytest.approx(torch_images.features, abs=1e-4)
-    assert model.text_features(**texts) == pytest.approx(expected.text_features(**texts), abs=1e-4)
-    assert model.match(images, **texts) == pytest.approx(expected.match(torch_images, **texts), abs=1e-3)
+    assert images.features == pytest.approx(torch_images.features, abs=1e-3)
+    assert model.text_features(**texts) == pytest.approx(expected.text_features(**texts), abs=1e-3)
+    assert model.match(images, **texts) == pytest.approx(expected.match(torch_images, **texts), abs=5e-3)
     # Of one picture with every text.
-    assert model.match(images[:1], **texts) == pytest.approx(expected.match(torch_images[:1], **texts), abs=1e-3)
+    assert model.match(images[:1], **texts) == pytest.approx(expected.match(torch_images[:1], **texts), abs=5e-3)
     assert np.argmax(model.match(images[:1], **texts)) == 0
 
 
