@@ -74,8 +74,8 @@ def open_notebook(browser, lab: str, name: str) -> Page:
 
 
 def cell(page: Page, source: str):
-    """The code cell that has `source` in it."""
-    return page.locator(".jp-CodeCell").filter(has=page.locator(".jp-InputArea", has_text=source)).last
+    """The first code cell that has `source` in it."""
+    return page.locator(".jp-CodeCell").filter(has=page.locator(".jp-InputArea", has_text=source)).first
 
 
 def run_cell(page: Page, source: str) -> None:
