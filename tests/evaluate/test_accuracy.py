@@ -203,6 +203,9 @@ def test_what_lost_more_than_it_may_is_named():
     assert lost_accuracy(measures) == [
         "INT8, answers, all: 98.00% is 1.00 points below the 99.00% of PyTorch, and 0.7 may be lost"
     ]
+    few = {"PyTorch": Score(300, 300), "FP16": Score(298, 300), "INT8": Score(295, 300)}
+    assert [line[:18] for line in lost_accuracy({"captions, all": few})] == ["INT8, captions, all"[:18]]
+    assert lost_accuracy({"captions, all": few | {"INT8": Score(296, 300)}}) == []
 
 
 def test_pytorch_is_measured_as_ours_and_reads_no_padding(checkpoint, ours, f32_model):
