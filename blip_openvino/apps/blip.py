@@ -154,13 +154,17 @@ class Blip:
         As in the paper (Li et al., 2022, section 4.1): all are ranked by contrast, the first `rerank` of them anew by
         matching.
         """
-        encoded, inputs = self.encode_images(images), self.processor(text=text)
+        encoded = self.encode_images(images)
 
         def match(chosen: np.ndarray) -> np.ndarray:
-            rows = {name: np.repeat(array, len(chosen), axis=0) for name, array in inputs.items()}
-            return self.model.match(encoded[chosen], **rows)
+            return self.match_images(encoded[chosen], text)
 
         return best_matches(self.similarity(encoded, text)[:, 0], match, top, rerank)
+
+    def match_images(self, encoded: EncodedImages, text: str) -> np.ndarray:
+        """Image-text matching of many images with one text: probabilities [images] float32."""
+        inputs = self.processor(text=text)
+        return self.model.match(encoded, **{name: np.repeat(ids, len(encoded), axis=0) for name, ids in inputs.items()})
 
     def find_texts(
         self, image: ImageSource | EncodedImages, texts: Sequence[str], top: int = 5, rerank: int = 32

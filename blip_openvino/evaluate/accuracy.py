@@ -18,7 +18,7 @@ from blip_openvino.data.scenes import TEST_SEED, draw_scene, make_scenes
 from blip_openvino.data.vqa_v2 import SCORING, SCORING_SEED, vqa_v2_samples
 from blip_openvino.evaluate.check import LOST
 from blip_openvino.evaluate.retrieval import retrieval_accuracy
-from blip_openvino.evaluate.scores import Measures, Score, exact_match, scores_by_kind
+from blip_openvino.evaluate.scores import Measures, Score, by_measure, exact_match, scores_by_kind
 from blip_openvino.evaluate.vqa_v2 import MAX_NEW_TOKENS, vqa_v2_accuracy
 from blip_openvino.ir.files import architecture
 from blip_openvino.runtime.images import ImageSource
@@ -88,18 +88,15 @@ def compare_texts(
     right_captions: Sequence[str],
 ) -> Measures:
     """Score answers and captions of every model by kind of question, and how often they are the first model's."""
-    first = next(iter(answers))
-    measures = defaultdict(dict)
+    first, scores = next(iter(answers)), {}
     for name in answers:
-        scores = {
-            f"answers, {kind}": score for kind, score in scores_by_kind(answers[name], right_answers, kinds).items()
+        by_kind = scores_by_kind(answers[name], right_answers, kinds)
+        scores[name] = {f"answers, {kind}": score for kind, score in by_kind.items()} | {
+            "captions, all": exact_match(captions[name], right_captions),
+            f"agreement with {first}, answers": exact_match(answers[name], answers[first]),
+            f"agreement with {first}, captions": exact_match(captions[name], captions[first]),
         }
-        scores["captions, all"] = exact_match(captions[name], right_captions)
-        scores[f"agreement with {first}, answers"] = exact_match(answers[name], answers[first])
-        scores[f"agreement with {first}, captions"] = exact_match(captions[name], captions[first])
-        for measure, score in scores.items():
-            measures[measure][name] = score
-    return dict(measures)
+    return by_measure(scores)
 
 
 def easy_vqa_accuracy(models: Mapping[str, Writer], processor: OVBlipProcessor) -> Measures:

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from blip_openvino.data.scene_captions import caption, wrong_captions
 from blip_openvino.data.scenes import TEST_SEED, Scene, draw_scene, make_scenes
-from blip_openvino.evaluate.scores import Measures, Score
+from blip_openvino.evaluate.scores import Measures, Score, by_measure
 from blip_openvino.runtime.processor import OVBlipProcessor
 
 SEARCHED = 1000
@@ -40,14 +40,11 @@ def retrieval_accuracy(
     for picture, scene in zip(pictures, scenes, strict=True):
         first_with.setdefault(caption(scene), picture)
     captions, searched = zip(*list(first_with.items())[:SEARCHED], strict=True)
-    measures = defaultdict(dict)
-    for name, model in models.items():
-        scores = matching_scores(model, processor, pictures, scenes) | recalls(
-            model, processor, list(searched), captions
-        )
-        for measure, score in scores.items():
-            measures[measure][name] = score
-    return dict(measures)
+    scores = {
+        name: matching_scores(model, processor, pictures, scenes) | recalls(model, processor, list(searched), captions)
+        for name, model in models.items()
+    }
+    return by_measure(scores)
 
 
 def matching_scores(

@@ -1,7 +1,7 @@
 """Shares of right results, with their confidence interval."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
@@ -59,3 +59,12 @@ def scores_by_kind(found: Sequence[str], expected: Sequence[str], kinds: Iterabl
 
 Measures = dict[str, dict[str, Score]]
 """By measure, a score for each model: `{"answers, all": {"PyTorch": Score(9658, 9673), "INT8": ...}, ...}`."""
+
+
+def by_measure(scores: Mapping[str, Mapping[str, Score]]) -> Measures:
+    """What each model reached in each measure, measure by measure."""
+    measures = defaultdict(dict)
+    for name, each in scores.items():
+        for measure, score in each.items():
+            measures[measure][name] = score
+    return dict(measures)

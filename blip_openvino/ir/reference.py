@@ -78,13 +78,13 @@ def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str
         checkpoints `matches` [P·Q, 2] float32, the matching head's logits, and `similarities` [P, Q] float32, the
         cosines of image-text contrast. And `silent`, see `why_silent`.
     """
-    size, matches = model.config.vision_config.image_size, hasattr(model, "itm_head")
+    size, is_matcher = model.config.vision_config.image_size, hasattr(model, "itm_head")
     if getattr(model.config, "trained_on", None) == "scenes":
         scenes = [make_scene(VALIDATION_SEED + index) for index in SCENES]
         images = np.stack([np.asarray(draw_scene(scene, size)) for scene in scenes])
-        texts = [caption(scene) for scene in scenes] if matches else SCENE_QUESTIONS
+        texts = [caption(scene) for scene in scenes] if is_matcher else SCENE_QUESTIONS
     else:
-        images, texts = draw_probes(size), STATEMENTS if matches else QUESTIONS
+        images, texts = draw_probes(size), STATEMENTS if is_matcher else QUESTIONS
     pixel_values = processor(images=list(images), return_tensors="pt")["pixel_values"]
     rows = [processor(text=text, return_tensors="pt")["input_ids"] for text in texts]
     found = {"images": images} | pad_with_words(rows)
@@ -98,7 +98,7 @@ def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str
         found |= _text_reference(model, "captions", captions, embeds, found["words"])
     # transformers applies no mask to padding in cross-attention: every text by itself needs none.
     rows = [ids.expand(len(images), -1) for ids in rows]
-    if hasattr(model, "itm_head"):
+    if is_matcher:
         matches = [model(ids, pixel_values).itm_score for ids in rows]
         found["matches"] = torch.stack(matches, dim=1).flatten(0, 1).numpy()
         similarities = [model(ids, pixel_values, use_itm_head=False).itm_score[:, :1] for ids in rows]

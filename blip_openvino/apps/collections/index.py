@@ -118,12 +118,12 @@ class ImageIndex:
             ValueError: the index was made by another model.
         """
         self._check(blip)
-        known = self._stamps()
+        known, there = self._stamps(), set()
         update = Update()
-        for batch in batched(self._stale(items, known, update), WRITTEN_AT_ONCE):
+        for batch in batched(self._stale(items, known, there, update), WRITTEN_AT_ONCE):
             self._write(blip, batch, known, update)
             progress(update)
-        gone = [path for path in known if stamp_of(path) is None]
+        gone = [path for path in known if path not in there and stamp_of(path) is None]
         for start in range(0, len(gone), 1000):
             quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in gone[start : start + 1000])
             self._table.delete(f"path IN ({quoted})")
@@ -160,11 +160,9 @@ class ImageIndex:
         pictures = {found.path: picture for found in nearest[:rerank] if (picture := readable(found.path)) is not None}
         kept = [found for index, found in enumerate(nearest) if index >= rerank or found.path in pictures]
         encoded = blip.encode_images(list(pictures.values())) if pictures else None
-        inputs = blip.processor(text=text)
 
         def match(chosen: np.ndarray) -> np.ndarray:
-            rows = {name: np.repeat(array, len(chosen), axis=0) for name, array in inputs.items()}
-            return blip.model.match(encoded[chosen], **rows)
+            return blip.match_images(encoded[chosen], text)
 
         similarity = np.array([found.similarity for found in kept])
         best = best_matches(similarity, match, top, len(pictures))
@@ -176,11 +174,16 @@ class ImageIndex:
         return [Found(row["path"], 1 - row["_distance"]) for row in rows]
 
     def _stale(
-        self, items: Iterable[Item], known: dict[str, str | None], update: Update
+        self, items: Iterable[Item], known: dict[str, str | None], there: set[str], update: Update
     ) -> Iterator[tuple[Item, str | None]]:
-        """Those to encode, each with its stamp: new ones, changed ones, and those that could not be read before."""
+        """Those to encode, each with its stamp: new ones, changed ones, and those that could not be read before.
+
+        Paths of files that are there go into `there`: of an address, to look again takes another request.
+        """
         for item in items:
             stamp = stamp_of(item.path)
+            if stamp is not None:
+                there.add(item.path)
             if stamp is not None and known.get(item.path) == stamp:
                 update.unchanged += 1
             else:
