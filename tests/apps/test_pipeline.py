@@ -5,15 +5,20 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import datasets
+import fsspec
 import numpy as np
 import pyarrow.parquet
 import pytest
+import requests
 from click.testing import CliRunner, Result
 from conftest import F32, ROOT
 from PIL import Image
@@ -311,31 +316,41 @@ def test_what_is_wrong_for_all_images_ends_in_one_line_before_anything_is_writte
     assert not list(Path().glob("a.*"))
 
 
-def test_images_of_a_bucket_are_captioned(photos, monkeypatch):
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+@pytest.fixture
+def s3(monkeypatch) -> Iterator[None]:
+    """An S3 server in a process of its own, which the environment names."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
     for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ENDPOINT_URL": address,
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
         "AWS_DEFAULT_REGION": "us-east-1",
+        "NO_PROXY": "127.0.0.1",
     }.items():
         monkeypatch.setenv(name, value)
-    try:
-        import fsspec
+    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            for _ in range(120):
+                try:
+                    requests.get(address, timeout=60)
+                    break
+                except requests.ConnectionError:
+                    time.sleep(0.5)
+            yield
+        finally:
+            server.kill()
 
-        fs = fsspec.filesystem("s3", skip_instance_cache=True)
-        fs.mkdir("bucket")
-        fs.put("photos", "bucket/photos", recursive=True)
-        assert run("caption", "s3://bucket/photos", "s3://bucket/gone.png", "--output", "out.jsonl").exit_code == 1
-        found = texts_of("out.jsonl")
-        assert found.pop("s3://bucket/gone.png") is None
-        assert found == {f"s3://bucket/{path}": text for path, text in photos.items()}
-        assert (
-            run("caption", "s3://bucket/photos/sub/*.png", "--sidecar", ".txt", "--sidecar-folder", "t").exit_code == 0
-        )
-        assert Path("t/00.txt").read_text() == f"{photos['photos/sub/00.png']}\n"
-    finally:
-        server.stop()
+
+def test_images_of_a_bucket_are_captioned(photos, s3):
+    fs = fsspec.filesystem("s3", skip_instance_cache=True)
+    fs.mkdir("bucket")
+    fs.put("photos", "bucket/photos", recursive=True)
+    assert run("caption", "s3://bucket/photos", "s3://bucket/gone.png", "--output", "out.jsonl").exit_code == 1
+    found = texts_of("out.jsonl")
+    assert found.pop("s3://bucket/gone.png") is None
+    assert found == {f"s3://bucket/{path}": text for path, text in photos.items()}
+    assert run("caption", "s3://bucket/photos/sub/*.png", "--sidecar", ".txt", "--sidecar-folder", "t").exit_code == 0
+    assert Path("t/00.txt").read_text() == f"{photos['photos/sub/00.png']}\n"
