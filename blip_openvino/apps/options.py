@@ -89,6 +89,11 @@ def collection_options(text: str) -> Decorator:
         click.option("--sidecar-folder", metavar="FOLDER", help="Where sidecars go in place of beside the images."),
         click.option("--metadata", is_flag=True, help="Write each folder's metadata.jsonl, which datasets reads."),
         click.option("--overwrite", is_flag=True, help="Replace what is there, and begin anew."),
+        click.option(
+            "--cluster",
+            metavar="ADDRESS",
+            help="Run on a Ray cluster: its address, auto, or local; --output is then a folder that its nodes share.",
+        ),
         click.option("--limit", type=click.IntRange(1), help="Take the first so many images."),
         click.option(
             "--batch",

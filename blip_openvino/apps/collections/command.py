@@ -7,16 +7,19 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import click
 
 from blip_openvino.apps.blip import IMAGES_AT_ONCE, Blip
+from blip_openvino.apps.collections.cluster import Job, run_on_cluster
 from blip_openvino.apps.collections.pipeline import Run, Summary, run_collection
 from blip_openvino.apps.collections.sidecars import Sidecars
 from blip_openvino.apps.collections.sinks import Sink, open_output
-from blip_openvino.apps.collections.sources import Item, Items, find_items, is_collection
+from blip_openvino.apps.collections.sources import Item, Items, find_items, is_address, is_collection
 from blip_openvino.apps.collections.tables import read_table
+from blip_openvino.apps.load import converted_folder
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Collection:
     sidecar_folder: str | None = None
     metadata: bool = False
     overwrite: bool = False
+    cluster: str | None = None
     limit: int | None = None
     batch: int | None = None
 
@@ -71,11 +75,16 @@ class Collection:
             ("--output", "--sidecar-folder", self.output and self.sidecar_folder),
             ("--output or --sidecar", "--json, which prints", as_json),
             ("--output or --sidecar", "-, standard input", "-" in self.images),
+            ("--cluster", "--sidecar or --metadata", self.cluster and (self.sidecar or self.metadata)),
             ("--table", "IMAGE or --list", self.table and (self.images or self.list_file)),
             (named("text_column"), "a question or prompt for all", self.text_column and self.texts),
         ):
             if is_wrong:
                 raise click.UsageError(f"{first} does not go with {second}: leave one out.")
+        if self.cluster and (is_address(self.output) or (Path(self.output).suffix and not Path(self.output).is_dir())):
+            raise click.UsageError(
+                "--cluster writes a folder of Parquet parts: give it as --output, or leave --cluster out."
+            )
         if not self.table and (self.image_column or self.text_column):
             raise click.UsageError("A column is of a table: add --table.")
 
@@ -104,20 +113,38 @@ def write_collection(
     `load` gives the model and the arguments of a generation that `options` name.
     """
     items, limit, model = collection.items(), collection.limit, str(options["model"])
-    total = min(len(items), limit or len(items)) * max(1, len(collection.texts))
-    blip, generate = load(options)
-    run = Run(blip, task, collection.texts, generate, model)
+    batch = collection.batch or IMAGES_AT_ONCE
+
+    def begin() -> Run:
+        blip, generate = load(options)
+        return Run(blip, task, collection.texts, generate, model)
+
     try:
-        with closing(collection.sink(islice(items, limit), run)) as sink:
-            if sink.done:
-                click.echo(f"{len(sink.done)} found done, errors among them: {len(sink.failed)}", err=True)
-            summary = run_with_bar(run, islice(items, limit), sink, total, collection.batch or IMAGES_AT_ONCE)
+        if collection.cluster:
+            if options["device"] not in ("AUTO", "CPU"):
+                raise click.UsageError("--cluster runs on CPUs: leave --device out.")
+            folder, ov_config = converted_folder(model, options["precision"]), options["ov_config"]
+            options["device"] = "CPU"
+            job = Job.of(begin(), folder, ov_config)  # the model itself is not kept
+            where = collection.output, collection.cluster, collection.overwrite
+            summary = run_on_cluster(job, islice(items, limit), *where, batch, say_found)
+        else:
+            total, run = min(len(items), limit or len(items)) * max(1, len(collection.texts)), begin()
+            with closing(collection.sink(islice(items, limit), run)) as sink:
+                say_found(len(sink.done), len(sink.failed))
+                summary = run_with_bar(run, islice(items, limit), sink, total, batch)
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on from here", err=True)
         raise click.exceptions.Exit(130) from None
     click.echo(str(summary))
     if summary.errors:
         raise click.exceptions.Exit(1)
+
+
+def say_found(done: int, failed: int) -> None:
+    """Print what is done already, where anything is."""
+    if done:
+        click.echo(f"{done} found done, errors among them: {failed}", err=True)
 
 
 def run_with_bar(run: Run, items: Iterable[Item], sink: Sink, total: int, batch: int) -> Summary:

@@ -13,11 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from filelock import FileLock, Timeout
 
 from blip_openvino.apps.extras import extra
+
+if TYPE_CHECKING:
+    import pyarrow
 
 Row = Mapping[str, Any]
 Key = tuple[str, str]
@@ -80,6 +83,15 @@ def clean(text: str) -> str:
 def key_of(path: str, text: str | None) -> Key:
     """What tells a row's image and question from others."""
     return clean(path), clean(text or "")
+
+
+def schema_of(task: str) -> pyarrow.Schema:
+    """The columns that Parquet parts have, with their types."""
+    with extra("collections"):
+        # pyarrow, which only Parquet needs.
+        import pyarrow
+    types = {"score": pyarrow.float64(), "width": pyarrow.int32(), "height": pyarrow.int32()}
+    return pyarrow.schema([(name, types.get(name, pyarrow.string())) for name in COLUMNS[task]])
 
 
 class Lines:
@@ -159,13 +171,11 @@ class Parts:
             import pyarrow
             import pyarrow.parquet
         self.arrow, self.folder, self.waiting = pyarrow, folder, []
-        names = COLUMNS[run["task"]]
-        types = {"score": pyarrow.float64(), "width": pyarrow.int32(), "height": pyarrow.int32()}
-        self.schema = pyarrow.schema([(name, types.get(name, pyarrow.string())) for name in names])
+        self.schema, names = schema_of(run["task"]), COLUMNS[run["task"]]
         self.done: set[Key] = set()
         self.failed: set[Key] = set()
         with ExitStack() as held:
-            held.enter_context(sole_writer(folder, run, overwrite, folder.glob("part-*.parquet")))
+            held.enter_context(sole_writer(folder, run, overwrite, folder.glob("*.parquet")))
             folder.mkdir(exist_ok=True)
             for unfinished in folder.glob(".part-*.unfinished"):
                 unfinished.unlink()
@@ -225,6 +235,7 @@ def sole_writer(
         if there and not overwrite:
             check_record(output, record, run, other)
         else:
+            record.unlink(missing_ok=True)  # of what is left when the process dies here nobody is to go on
             for file in there:
                 file.unlink()
             with written_whole(record) as file:

@@ -118,10 +118,11 @@ def _item_of_cell(table: str, row: int, image: object, text: object = None) -> I
     if isinstance(image, str) and image:
         return item_at(image if is_address(image) else os.path.join(os.path.dirname(table), image), text)
     content = image if isinstance(image, bytes) else None
-    return Item(f"{table}#{row}", partial(_content, content), text)
+    return Item(f"{table}#{row}", partial(cell_content, content), text)
 
 
-def _content(content: bytes | None) -> bytes:
+def cell_content(content: bytes | None) -> bytes:
+    """An image's bytes from a table; ValueError where it has none."""
     if not content:
         raise ValueError("the table has no image there")
     return content

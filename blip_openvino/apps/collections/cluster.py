@@ -1,0 +1,340 @@
+"""A collection worked off on many machines: Ray Data hands out the images, and writes their texts as Parquet.
+
+run = Run(blip_openvino.load(folder), "caption")
+print(run_on_cluster(Job.of(run, folder), find_items(["/mnt/photos"]), "/mnt/captions", "auto"))
+
+Ray Data reads the list of images, starts workers, gives them images, does again what a dead one had, writes, and leaves
+out what is written: docs/cluster.md says where it falls short.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from blip_openvino.apps.blip import IMAGES_AT_ONCE
+from blip_openvino.apps.collections.pipeline import Run, Summary, batched, one_line, run_collection
+from blip_openvino.apps.collections.sinks import COLUMNS, PART_ROWS, Row, clean, key_of, schema_of, sole_writer
+from blip_openvino.apps.collections.sources import Item, is_address, item_at
+from blip_openvino.apps.collections.tables import cell_content
+from blip_openvino.apps.extras import extra
+from blip_openvino.apps.load import cache_root, load
+from blip_openvino.ir.files import CHECKSUMS, architecture, load_config, staging, weight_sizes, writing
+
+if TYPE_CHECKING:
+    import pyarrow
+    from ray import ObjectRef
+
+ID = "id"
+"""The column that Ray Data's checkpoint goes by, see `id_of`; it has to be in the output too."""
+ROWS_AT_ONCE = 64
+"""Images, or pairs of an image and a question, that a worker takes at a time; a dead one's are done again."""
+CPUS = 1
+"""Of a worker, and as many threads of inference: a node has as many workers as its cores and memory allow."""
+CPUS_OF_IO = 0.01
+"""Of tasks that list images and write texts: workers, which hold their cores to the end, do not keep them out."""
+LISTED_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to be one: a `Run` that can be sent, and where its model is."""
+
+    folder: str
+    """The converted folder, by the path that all nodes have it at."""
+    precision: str
+    ov_config: Mapping[str, object]
+    task: Literal["ask", "caption"]
+    texts: tuple[str, ...]
+    generate: Mapping[str, Any]
+    model: str
+    identity: Mapping[str, Any]
+    """What the worker's own run has to be the same in."""
+    files: tuple[str, ObjectRef] | None = field(default=None, repr=False)
+    """A digest of the folder's files, and they in Ray's object store, for nodes without the folder."""
+
+    @classmethod
+    def of(cls, run: Run, folder: str | Path, ov_config: Mapping[str, object] | None = None) -> Job:
+        """The job that a run is, whose model was loaded from `folder` on CPU with `ov_config`."""
+        about = str(Path(folder).resolve()), run.blip.model.precision, ov_config or {}
+        return cls(*about, run.task, tuple(run.texts), run.generate, run.name, run.identity())
+
+    @property
+    def memory(self) -> int:
+        """Bytes that a worker takes: half a GB, and twice its weights; at BLIP base 2 GB (FP16), 1.3 GB (INT8)."""
+        sizes = weight_sizes(Path(self.folder), [self.precision])
+        return (1 << 29) + 2 * sum(size for part in sizes.values() for size in part.values())
+
+
+class Worker:
+    """An actor of Ray's with one compiled model.
+
+    Raises:
+        ValueError: its processor computes otherwise than the driver's, or its package is another version.
+    """
+
+    def __init__(self, job: Job, batch: int):
+        threads = {"INFERENCE_NUM_THREADS": CPUS, "ENABLE_CPU_PINNING": False}  # a node's workers share its cores
+        blip = load(folder_on_node(job), "CPU", job.precision, {**job.ov_config, **threads})
+        run = Run(blip, job.task, job.texts, job.generate, job.model)
+        here = run.identity()
+        if here != job.identity:
+            differing = [f"{name} {here[name]!r}, not {value!r}" for name, value in job.identity.items()]
+            raise ValueError(
+                f"{os.uname().nodename} has {'; '.join(each for each in differing)}: "
+                "give --inference-precision f32 where processors differ, and one version of this package to all"
+            )
+        self.run, self.batch = replace(run, texts=()), batch
+
+    def __call__(self, listed: pyarrow.Table) -> pyarrow.Table:
+        """The rows of some listed images."""
+        # pyarrow, which came with Ray.
+        import pyarrow
+
+        rows = Rows()
+        run_collection(self.run, map(item_of, listed.to_pylist()), rows, self.batch)
+        schema = schema_of(self.run.task).append(pyarrow.field(ID, pyarrow.int64()))
+        text = COLUMNS[self.run.task][1]
+        with_ids = [{**row, ID: id_of(row["path"], row[text])} for row in rows.written]
+        return pyarrow.Table.from_pylist(with_ids, schema)
+
+
+class Rows:
+    """A sink that keeps its rows."""
+
+    done = failed = frozenset()
+
+    def __init__(self):
+        self.written: list[Row] = []
+
+    def write(self, rows: list[Row]) -> None:
+        """See `Sink.write`."""
+        self.written += rows
+
+
+def run_on_cluster(
+    job: Job,
+    items: Iterable[Item],
+    output: str | Path,
+    address: str = "local",
+    overwrite: bool = False,
+    batch: int = IMAGES_AT_ONCE,
+    found: Callable[[int, int], None] = lambda done, failed: None,
+) -> Summary:
+    """Ask about every image that `output` has no row of yet, as `run_collection` does, on a Ray cluster.
+
+    Args:
+        job: what is asked, and of which model.
+        items: those in files are read by the workers, at the same paths; bytes of a table go to them through the list.
+        output: a folder that all nodes have at this path. It gets parts with the columns of `sinks.COLUMNS` and `ID`;
+            beside it lie `….checkpoint`, with the ids of what is done, and `….run.json`.
+        address: of a running cluster, "auto" for the one that this machine is in, or "local" for one of its own.
+        overwrite: remove what is there.
+        batch: how many images are encoded and written about together.
+        found: called with how many are done already, and how many of those are errors.
+
+    Raises:
+        ValueError: what is there is of another run, or was changed by someone else; a worker differs from the driver.
+        OSError: the cluster cannot be reached or did not do it, or the output cannot be written.
+        ImportError: the extra `cluster` is not installed.
+    """
+    started, output = time.monotonic(), Path(os.path.abspath(output))
+    checkpoint, listing = output.with_name(f"{output.name}.checkpoint"), output.with_name(f".{output.name}.items")
+    identity = {**job.identity, "parts": "Ray Data"}  # no other run may add to it, since the checkpoint would miss that
+    there = [file for folder in (checkpoint, output) for file in folder.glob("*.parquet")]
+    with connected(address), sole_writer(output, identity, overwrite, there):
+        texts = job.generate.get("num_return_sequences", 1)
+        done_before, failed = count_done(output, checkpoint, texts)
+        found(done_before, failed)
+        try:
+            total = write_list(items, job.texts, listing)
+            if address != "local":
+                job = replace(job, files=share_folder(job))
+            run_dataset(job, listing, output, checkpoint, batch)
+        finally:
+            listing.unlink(missing_ok=True)
+        done, failed = count_done(output, checkpoint, texts)
+    written = done - done_before
+    return Summary(written, total - written, failed, time.monotonic() - started)
+
+
+def run_dataset(job: Job, listing: Path, output: Path, checkpoint: Path, batch: int) -> None:
+    """Read the list, ask about what is not done, and write: all of it Ray Data's."""
+    # Ray, which only clusters need.
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data.checkpoint import CheckpointConfig
+
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars, context.print_on_execution_start = sys.stderr.isatty(), False
+    # Kept on success, so that the next run, which may have more images, knows what is done.
+    context.checkpoint_config = CheckpointConfig(ID, str(checkpoint), delete_checkpoint_on_success=False)
+    try:
+        with DataContext.current(context):
+            ray.data.read_parquet(str(listing), num_cpus=CPUS_OF_IO).repartition(
+                target_num_rows_per_block=ROWS_AT_ONCE
+            ).map_batches(
+                Worker,
+                fn_constructor_kwargs={"job": job, "batch": batch},
+                batch_size=ROWS_AT_ONCE,
+                batch_format="pyarrow",
+                compute=ActorPoolStrategy(min_size=1),
+                num_cpus=CPUS,
+                memory=job.memory,
+            ).write_parquet(str(output), min_rows_per_file=PART_ROWS, ray_remote_args={"num_cpus": CPUS_OF_IO})
+    except ray.exceptions.RayTaskError as error:
+        raise OSError(f"the cluster did not do it: {one_line(error.cause)}") from error
+    except ray.exceptions.RayError as error:
+        raise OSError(f"the cluster did not do it: {one_line(error)}") from error
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Be a driver of a cluster; OSError where it cannot be reached."""
+    with extra("cluster"):
+        # Ray, which only clusters need.
+        import ray
+    options: dict[str, Any] = {}
+    if address == "local":
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        options = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def id_of(path: str, text: str | None) -> int:
+    """What tells an image and question from others, in 64 bits: the checkpoint's ids are all held in memory.
+
+    Of n of them two are the same with a chance of n² / 2⁶⁵, of ten million 3 in a million.
+    """
+    digest = blake2b(json.dumps(key_of(path, text)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def write_list(items: Iterable[Item], texts: Iterable[str], listing: Path) -> int:
+    """Write what there is to do as a Parquet file, each image and question once; give their number."""
+    # pyarrow, which comes with Ray.
+    import pyarrow
+    import pyarrow.parquet
+
+    types = {ID: pyarrow.int64(), "path": pyarrow.string(), "text": pyarrow.string()}
+    schema = pyarrow.schema([*types.items(), ("location", pyarrow.binary()), ("content", pyarrow.large_binary())])
+    seen: set[int] = set()
+
+    def listed() -> Iterator[dict[str, object]]:
+        for item in items:
+            for text in texts or [item.text]:
+                number = id_of(item.path, text)
+                if number not in seen:
+                    seen.add(number)
+                    yield {ID: number, "path": clean(item.path), "text": text, **place_of(item)}
+
+    with pyarrow.parquet.ParquetWriter(listing, schema) as writer:
+        for rows in batched(listed(), LISTED_AT_ONCE):
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema))
+    return len(seen)
+
+
+def place_of(item: Item) -> dict[str, bytes | None]:
+    """Where a worker finds an image: the location of its file, or its content where it is in a table."""
+    if item.folder is None:
+        with suppress(ValueError):  # there is none; the worker says so in the row
+            return {"location": None, "content": item.read()}
+        return {"location": None, "content": None}
+    return {"location": os.fsencode(item.path if is_address(item.path) else os.path.abspath(item.path))}
+
+
+def item_of(listed: Mapping[str, Any]) -> Item:
+    """The item that a row of the list stands for."""
+    if listed["location"] is None:
+        read = partial(cell_content, listed["content"])
+    else:
+        read = item_at(os.fsdecode(listed["location"])).read
+    return Item(listed["path"], read, listed["text"])
+
+
+def count_done(output: Path, checkpoint: Path, texts: int) -> tuple[int, int]:
+    """How many are done, and how many of them are errors; there are `texts` rows of each of the others.
+
+    Ray Data writes the ids of a part as `X.pending.parquet`, then the part, `X-0.parquet`, and then renames the former
+    `X.parquet`. Of a pending one it removes the part when it starts again.
+
+    Raises:
+        ValueError: there are parts without ids, or ids without parts.
+    """
+    # pyarrow, which comes with Ray.
+    import pyarrow.dataset
+
+    ids = {file.stem for file in checkpoint.glob("*.parquet")}
+    pending = {name.removesuffix(".pending") for name in ids if name.endswith(".pending")}
+    parts = {file.stem.rpartition("-")[0]: str(file) for file in output.glob("*.parquet")}
+    done = {name for name in ids if not name.endswith(".pending")}
+    if lost := (done ^ parts.keys()) - pending:
+        raise ValueError(
+            f"{output} and {checkpoint} do not belong together, only one of them has {min(lost)}: "
+            "give another --output, or --overwrite to begin anew"
+        )
+    for name in done & pending:  # written again by a task that died: Ray Data would remove the part and keep the ids
+        (checkpoint / f"{name}.parquet").unlink()
+    if not done - pending:
+        return 0, 0
+    rows = pyarrow.dataset.dataset([parts[name] for name in done - pending], format="parquet")
+    failed = rows.count_rows(filter=pyarrow.dataset.field("error").is_valid())
+    return failed + (rows.count_rows() - failed) // texts, failed
+
+
+def share_folder(job: Job) -> tuple[str, ObjectRef]:
+    """Put the files of the converted folder that a job needs into Ray's object store; give their digest too."""
+    # Ray, which only clusters need.
+    import ray
+
+    folder = Path(job.folder)
+    needed = {Path(part.file(job.precision)).stem for part in architecture(load_config(folder)).parts}
+    files = {
+        file.name: np.fromfile(file, np.uint8)
+        for file in folder.iterdir()
+        if file.is_file() and (file.suffix not in (".xml", ".bin") or file.stem in needed)
+    }
+    digest = blake2b(digest_size=8)
+    for name in sorted(files):
+        digest.update(name.encode())
+        digest.update(files[name])
+    return digest.hexdigest(), ray.put(files)
+
+
+def folder_on_node(job: Job) -> Path:
+    """The job's converted folder on this machine: the same path, or a copy that the first worker here makes."""
+    folder = Path(job.folder)
+    if (folder / CHECKSUMS).exists():
+        return folder
+    if job.files is None:
+        raise ValueError(f"{folder} is not on {os.uname().nodename}")
+    # Ray, which only clusters need.
+    import ray
+
+    digest, files = job.files
+    copy = cache_root() / "cluster" / digest
+    with writing(copy.parent):  # who waited here finds it made
+        if not copy.exists():
+            with staging(copy.parent) as staged:
+                (staged / digest).mkdir()
+                for name, content in ray.get(files).items():
+                    content.tofile(staged / digest / name)
+                (staged / digest).replace(copy)
+    return copy
