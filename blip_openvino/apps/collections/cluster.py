@@ -14,8 +14,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
@@ -26,7 +26,7 @@ import numpy as np
 
 from blip_openvino.apps.blip import IMAGES_AT_ONCE
 from blip_openvino.apps.collections.pipeline import Run, Summary, batched, one_line, run_collection
-from blip_openvino.apps.collections.sinks import COLUMNS, PART_ROWS, Row, clean, key_of, schema_of, sole_writer
+from blip_openvino.apps.collections.sinks import COLUMNS, PART_ROWS, Row, key_of, schema_of, sole_writer
 from blip_openvino.apps.collections.sources import Item, is_address, item_at
 from blip_openvino.apps.collections.tables import cell_content
 from blip_openvino.apps.extras import extra
@@ -43,9 +43,8 @@ ROWS_AT_ONCE = 64
 """Images, or pairs of an image and a question, that a worker takes at a time; a dead one's are done again."""
 CPUS = 1
 """Of a worker, and as many threads of inference: a node has as many workers as its cores and memory allow."""
-CPUS_OF_IO = 0.01
+CPUS_OF_IO = 0
 """Of tasks that list images and write texts: workers, which hold their cores to the end, do not keep them out."""
-LISTED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,8 @@ class Job:
 
     folder: str
     """The converted folder, by the path that all nodes have it at."""
+    base: str
+    """Where relative paths of images begin."""
     precision: str
     ov_config: Mapping[str, object]
     task: Literal["ask", "caption"]
@@ -68,7 +69,7 @@ class Job:
     @classmethod
     def of(cls, run: Run, folder: str | Path, ov_config: Mapping[str, object] | None = None) -> Job:
         """The job that a run is, whose model was loaded from `folder` on CPU with `ov_config`."""
-        about = str(Path(folder).resolve()), run.blip.model.precision, ov_config or {}
+        about = str(Path(folder).resolve()), os.getcwd(), run.blip.model.precision, ov_config or {}
         return cls(*about, run.task, tuple(run.texts), run.generate, run.name, run.identity())
 
     @property
@@ -96,7 +97,7 @@ class Worker:
                 f"{os.uname().nodename} has {'; '.join(each for each in differing)}: "
                 "give --inference-precision f32 where processors differ, and one version of this package to all"
             )
-        self.run, self.batch = replace(run, texts=()), batch
+        self.run, self.batch, self.base = replace(run, texts=()), batch, job.base
 
     def __call__(self, listed: pyarrow.Table) -> pyarrow.Table:
         """The rows of some listed images."""
@@ -104,7 +105,7 @@ class Worker:
         import pyarrow
 
         rows = Rows()
-        run_collection(self.run, map(item_of, listed.to_pylist()), rows, self.batch)
+        run_collection(self.run, [item_of(row, self.base) for row in listed.to_pylist()], rows, self.batch)
         schema = schema_of(self.run.task).append(pyarrow.field(ID, pyarrow.int64()))
         text = COLUMNS[self.run.task][1]
         with_ids = [{**row, ID: id_of(row["path"], row[text])} for row in rows.written]
@@ -151,31 +152,41 @@ def run_on_cluster(
         ImportError: the extra `cluster` is not installed.
     """
     started, output = time.monotonic(), Path(os.path.abspath(output))
-    checkpoint, listing = output.with_name(f"{output.name}.checkpoint"), output.with_name(f".{output.name}.items")
+    checkpoint = output.with_name(f"{output.name}.checkpoint")
     identity = {**job.identity, "parts": "Ray Data"}  # no other run may add to it, since the checkpoint would miss that
     there = [file for folder in (checkpoint, output) for file in folder.glob("*.parquet")]
     with connected(address), sole_writer(output, identity, overwrite, there):
         texts = job.generate.get("num_return_sequences", 1)
         done_before, failed = count_done(output, checkpoint, texts)
         found(done_before, failed)
-        try:
-            total = write_list(items, job.texts, listing)
-            if address != "local":
-                job = replace(job, files=share_folder(job))
-            run_dataset(job, listing, output, checkpoint, batch)
-        finally:
-            listing.unlink(missing_ok=True)
+        listed = list_items(items, job.texts)
+        if address != "local":
+            job = replace(job, files=share_folder(job))
+        run_dataset(job, listed, output, checkpoint, batch)
         done, failed = count_done(output, checkpoint, texts)
-    written = done - done_before
+    written, total = done - done_before, sum(map(len, listed))
     return Summary(written, total - written, failed, time.monotonic() - started)
 
 
-def run_dataset(job: Job, listing: Path, output: Path, checkpoint: Path, batch: int) -> None:
-    """Read the list, ask about what is not done, and write: all of it Ray Data's."""
+def run_dataset(job: Job, listed: Sequence[pyarrow.Table], output: Path, checkpoint: Path, batch: int) -> None:
+    """Ask about what is listed and not done yet, and write it: all of it Ray Data's."""
     # Ray, which only clusters need.
     import ray
-    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
+    from ray.data.block import BlockMetadata
     from ray.data.checkpoint import CheckpointConfig
+
+    class Listed(Datasource):
+        """What `from_items` is too, but that its rows would not be looked up in the checkpoint."""
+
+        def get_read_tasks(self, *_: object, **__: object) -> list[ReadTask]:
+            return [
+                ReadTask(partial(iter, [table]), BlockMetadata(table.num_rows, table.nbytes, None, None))
+                for table in listed
+            ]
+
+        def estimate_inmemory_data_size(self) -> int:
+            return sum(table.nbytes for table in listed)
 
     context = DataContext.get_current().copy()
     context.enable_progress_bars, context.print_on_execution_start = sys.stderr.isatty(), False
@@ -183,9 +194,7 @@ def run_dataset(job: Job, listing: Path, output: Path, checkpoint: Path, batch: 
     context.checkpoint_config = CheckpointConfig(ID, str(checkpoint), delete_checkpoint_on_success=False)
     try:
         with DataContext.current(context):
-            ray.data.read_parquet(str(listing), num_cpus=CPUS_OF_IO).repartition(
-                target_num_rows_per_block=ROWS_AT_ONCE
-            ).map_batches(
+            ray.data.read_datasource(Listed(), override_num_blocks=len(listed), num_cpus=CPUS_OF_IO).map_batches(
                 Worker,
                 fn_constructor_kwargs={"job": job, "batch": batch},
                 batch_size=ROWS_AT_ONCE,
@@ -194,8 +203,6 @@ def run_dataset(job: Job, listing: Path, output: Path, checkpoint: Path, batch: 
                 num_cpus=CPUS,
                 memory=job.memory,
             ).write_parquet(str(output), min_rows_per_file=PART_ROWS, ray_remote_args={"num_cpus": CPUS_OF_IO})
-    except ray.exceptions.RayTaskError as error:
-        raise OSError(f"the cluster did not do it: {one_line(error.cause)}") from error
     except ray.exceptions.RayError as error:
         raise OSError(f"the cluster did not do it: {one_line(error)}") from error
 
@@ -211,6 +218,7 @@ def connected(address: str) -> Iterator[None]:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         yield
@@ -227,14 +235,12 @@ def id_of(path: str, text: str | None) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-def write_list(items: Iterable[Item], texts: Iterable[str], listing: Path) -> int:
-    """Write what there is to do as a Parquet file, each image and question once; give their number."""
+def list_items(items: Iterable[Item], texts: Sequence[str]) -> list[pyarrow.Table]:
+    """What there is to do, each image and question once, in tables of `ROWS_AT_ONCE`."""
     # pyarrow, which comes with Ray.
     import pyarrow
-    import pyarrow.parquet
 
-    types = {ID: pyarrow.int64(), "path": pyarrow.string(), "text": pyarrow.string()}
-    schema = pyarrow.schema([*types.items(), ("location", pyarrow.binary()), ("content", pyarrow.large_binary())])
+    types = {ID: pyarrow.int64(), "path": pyarrow.binary(), "text": pyarrow.string(), "content": pyarrow.large_binary()}
     seen: set[int] = set()
 
     def listed() -> Iterator[dict[str, object]]:
@@ -243,30 +249,26 @@ def write_list(items: Iterable[Item], texts: Iterable[str], listing: Path) -> in
                 number = id_of(item.path, text)
                 if number not in seen:
                     seen.add(number)
-                    yield {ID: number, "path": clean(item.path), "text": text, **place_of(item)}
+                    content = content_of(item) if item.folder is None else None
+                    yield {ID: number, "path": os.fsencode(item.path), "text": text, "content": content}
 
-    with pyarrow.parquet.ParquetWriter(listing, schema) as writer:
-        for rows in batched(listed(), LISTED_AT_ONCE):
-            writer.write_table(pyarrow.Table.from_pylist(rows, schema))
-    return len(seen)
+    return [pyarrow.Table.from_pylist(rows, pyarrow.schema(types)) for rows in batched(listed(), ROWS_AT_ONCE)]
 
 
-def place_of(item: Item) -> dict[str, bytes | None]:
-    """Where a worker finds an image: the location of its file, or its content where it is in a table."""
-    if item.folder is None:
-        with suppress(ValueError):  # there is none; the worker says so in the row
-            return {"location": None, "content": item.read()}
-        return {"location": None, "content": None}
-    return {"location": os.fsencode(item.path if is_address(item.path) else os.path.abspath(item.path))}
+def content_of(item: Item) -> bytes:
+    """The image that a table has; empty where it has none, which the worker then says in the row."""
+    try:
+        return item.read()
+    except ValueError:
+        return b""
 
 
-def item_of(listed: Mapping[str, Any]) -> Item:
-    """The item that a row of the list stands for."""
-    if listed["location"] is None:
-        read = partial(cell_content, listed["content"])
-    else:
-        read = item_at(os.fsdecode(listed["location"])).read
-    return Item(listed["path"], read, listed["text"])
+def item_of(listed: Mapping[str, Any], base: str) -> Item:
+    """The item that a row of the list stands for; `base` is where relative paths begin."""
+    path, content = os.fsdecode(listed["path"]), listed["content"]
+    place = path if is_address(path) else os.path.join(base, path)
+    read = item_at(place).read if content is None else partial(cell_content, content)
+    return Item(path, read, listed["text"])
 
 
 def count_done(output: Path, checkpoint: Path, texts: int) -> tuple[int, int]:
