@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,6 +44,9 @@ CPUS = 1
 """Of a worker, and as many threads of inference: a node has as many workers as its cores and memory allow."""
 CPUS_OF_IO = 0
 """Of tasks that list images and write texts: workers, which hold their cores to the end, do not keep them out."""
+
+RAY_SETTINGS = {"RAY_DATA_LOG_LEVEL": "WARNING", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_USAGE_STATS_ENABLED": "0"}
+"""Of the driver's environment, where it does not say otherwise: Ray logs little, and tells nobody how it is used."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def run_dataset(job: Job, listed: Sequence[pyarrow.Table], output: Path, checkpo
             return sum(table.nbytes for table in listed)
 
     context = DataContext.get_current().copy()
-    context.enable_progress_bars, context.print_on_execution_start = sys.stderr.isatty(), False
+    context.print_on_execution_start = False
     # Kept on success, so that the next run, which may have more images, knows what is done.
     context.checkpoint_config = CheckpointConfig(ID, str(checkpoint), delete_checkpoint_on_success=False)
     try:
@@ -210,16 +212,15 @@ def run_dataset(job: Job, listed: Sequence[pyarrow.Table], output: Path, checkpo
 @contextmanager
 def connected(address: str) -> Iterator[None]:
     """Be a driver of a cluster; OSError where it cannot be reached."""
+    for name, value in RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
     with extra("cluster"):
-        # Ray, which only clusters need.
+        # Ray, which only clusters need, and which reads its settings as it is imported.
         import ray
     options: dict[str, Any] = {}
     if address == "local":
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         yield
     finally:
