@@ -80,9 +80,10 @@ def test_readme_claims_figures_of_its_table():
     assert set(figures) <= cells
 
 
-def test_scripts_that_reproduce_defects_are_short_and_described():
-    scripts = sorted((ROOT / "docs/openvino").glob("*.py"))
-    described = {path for path, _ in links(ROOT / "docs/devices.md")}
+@pytest.mark.parametrize(("folder", "page"), [("openvino", "devices.md"), ("ray", "cluster.md")])
+def test_scripts_that_reproduce_defects_are_short_and_described(folder, page):
+    scripts = sorted((ROOT / "docs" / folder).glob("*.py"))
+    described = {path for path, _ in links(ROOT / "docs" / page)}
     assert scripts
     assert [script.name for script in scripts if script not in described] == []
     assert [script.name for script in scripts if len(script.read_text().splitlines()) > 40] == []

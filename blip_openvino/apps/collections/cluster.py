@@ -42,9 +42,9 @@ ROWS_AT_ONCE = 64
 """Images, or pairs of an image and a question, that a worker takes at a time; a dead one's are done again."""
 CPUS = 1
 """Of a worker, and as many threads of inference: a node has as many workers as its cores and memory allow."""
-CPUS_OF_IO = 0
-"""Of tasks that list images and write texts: workers, which hold their cores to the end, do not keep them out."""
-
+IO_CPUS, IO_TASKS = 0, 2
+"""Of tasks that hand out the list, and of those that write parts: workers, which hold their cores to the end, do not
+keep them out; and how many there are at a time, since each is a process, and none has work for more than one."""
 RAY_SETTINGS = {"RAY_DATA_LOG_LEVEL": "WARNING", "RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_USAGE_STATS_ENABLED": "0"}
 """Of the driver's environment, where it does not say otherwise: Ray logs little, and tells nobody how it is used."""
 
@@ -196,7 +196,9 @@ def run_dataset(job: Job, listed: Sequence[pyarrow.Table], output: Path, checkpo
     context.checkpoint_config = CheckpointConfig(ID, str(checkpoint), delete_checkpoint_on_success=False)
     try:
         with DataContext.current(context):
-            ray.data.read_datasource(Listed(), override_num_blocks=len(listed), num_cpus=CPUS_OF_IO).map_batches(
+            ray.data.read_datasource(
+                Listed(), override_num_blocks=len(listed), num_cpus=IO_CPUS, concurrency=IO_TASKS
+            ).map_batches(
                 Worker,
                 fn_constructor_kwargs={"job": job, "batch": batch},
                 batch_size=ROWS_AT_ONCE,
@@ -204,7 +206,9 @@ def run_dataset(job: Job, listed: Sequence[pyarrow.Table], output: Path, checkpo
                 compute=ActorPoolStrategy(min_size=1),
                 num_cpus=CPUS,
                 memory=job.memory,
-            ).write_parquet(str(output), min_rows_per_file=PART_ROWS, ray_remote_args={"num_cpus": CPUS_OF_IO})
+            ).write_parquet(
+                str(output), min_rows_per_file=PART_ROWS, ray_remote_args={"num_cpus": IO_CPUS}, concurrency=IO_TASKS
+            )
     except ray.exceptions.RayError as error:
         raise OSError(f"the cluster did not do it: {one_line(error)}") from error
 

@@ -1,0 +1,309 @@
+"""Collections on a Ray cluster of two nodes on this machine: one machine's texts, each once, whatever is killed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from click.testing import CliRunner, Result
+from conftest import F32, ROOT
+
+from blip_model import OVBlipModel
+from blip_openvino.apps.blip import Blip
+from blip_openvino.apps.cli import main
+from blip_openvino.apps.collections.cluster import ID, Job, connected, count_done, folder_on_node, share_folder
+from blip_openvino.apps.collections.pipeline import Run
+from blip_openvino.apps.collections.sinks import COLUMNS
+from blip_openvino.data.easy_vqa import load_captions
+from blip_openvino.runtime.processor import OVBlipProcessor
+
+IMAGES, BAD = 500, 20
+PATIENCE = 300
+"""Seconds after which something is not coming any more."""
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_agent_register_timeout_ms": "200000",  # a busy machine starts Ray's processes slowly
+    "PYTHONPATH": str(ROOT),
+}
+DRIVER = """
+from blip_openvino.apps.collections import cluster
+from blip_openvino.apps.cli import main
+
+cluster.ROWS_AT_ONCE, cluster.PART_ROWS = 16, 32  # so that there is something to lose
+main()
+"""
+
+
+class TwoNodes:
+    """A cluster whose second node can be killed."""
+
+    def __init__(self):
+        from ray.cluster_utils import Cluster  # Ray, which reads the environment as it is imported
+
+        options = {"num_cpus": 2, "memory": 4 << 30}
+        head = {**options, "node_ip_address": "127.0.0.2", "include_dashboard": False}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.options = {**options, "node_ip_address": "127.0.0.3"}
+        self.add_second()
+
+    @property
+    def address(self) -> str:
+        return self.cluster.address
+
+    def add_second(self) -> None:
+        self.second = self.cluster.add_node(**self.options)
+
+    def kill_second(self) -> None:
+        self.cluster.remove_node(self.second, allow_graceful=False)
+
+    def workers(self, node) -> list[int]:
+        """Processes of a node that have a model."""
+        (raylet,) = node.all_processes["raylet"]
+        return [
+            int(each.name)
+            for each in Path("/proc").glob("[0-9]*")
+            if read(each / "cmdline").startswith("ray::MapWorker(MapBatches")
+            and read(each / "stat").rpartition(")")[2].split()[1] == str(raylet.process.pid)
+        ]
+
+
+def read(path: Path) -> str:
+    """A file of /proc, empty where the process has ended."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory) -> Iterator[TwoNodes]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**ENVIRONMENT, "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}.items():
+            patch.setenv(name, value)
+        nodes = TwoNodes()
+        yield nodes
+        nodes.cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory, converted) -> Iterator[dict[str, str | None]]:
+    """The current folder has `photos`; the texts of one machine by path, None for those that are damaged."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLIP_MODEL", str(converted))
+        patch.chdir(tmp_path_factory.mktemp("work"))
+        Path("photos").mkdir()
+        for number, path in zip(range(IMAGES), load_captions("test"), strict=False):
+            if number % (IMAGES // BAD) == 7:
+                Path(f"photos/{number:03}.png").write_bytes(b"no image")
+            else:
+                shutil.copy(path, f"photos/{number:03}.png")
+        assert run("--output", "alone").exit_code == 1
+        texts = texts_of("alone")
+        assert len(texts) == IMAGES
+        assert list(texts.values()).count(None) == BAD
+        yield texts
+
+
+@pytest.fixture
+def gate(photos) -> Iterator[Callable[[], None]]:
+    """One of the photos is there when this is called: until then whoever reads it waits, and a run cannot end."""
+    path, picture, pipe = Path("photos/250.png"), Path("picture"), Path("pipe")
+    shutil.copy(path, picture)
+    os.mkfifo(pipe)
+    path.unlink()
+    os.link(pipe, path)
+
+    def open_gate() -> None:
+        shutil.copy(picture, "copy")
+        os.replace("copy", path)
+        try:
+            end = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody waits
+            return
+        os.write(end, picture.read_bytes())
+        os.close(end)
+
+    yield open_gate
+    open_gate()
+    pipe.unlink()
+
+
+def run(*options: object) -> Result:
+    arguments = ("caption", "photos", "--inference-precision", "f32", *map(str, options))
+    return CliRunner().invoke(main, arguments)
+
+
+def texts_of(folder: str) -> dict[str, str | None]:
+    """Texts by path; there is one for each."""
+    rows = pyarrow.parquet.read_table(folder).to_pylist()
+    assert len({row["path"] for row in rows}) == len(rows)
+    assert all((row["text"] is None) == bool(row["error"]) for row in rows)
+    return {row["path"]: row["text"] for row in rows}
+
+
+def start(nodes: TwoNodes, output: str) -> subprocess.Popen:
+    options = ("caption", "photos", "--inference-precision", "f32", "--cluster", nodes.address, "--output", output)
+    return subprocess.Popen([sys.executable, "-c", DRIVER, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def finish(driver: subprocess.Popen) -> str:
+    """What a run prints that ends as it should with bad images."""
+    output, errors = driver.communicate(timeout=PATIENCE)
+    assert driver.returncode == 1, errors.decode()
+    return output.decode() + errors.decode()
+
+
+def wait_for(condition: Callable[[], object], driver: subprocess.Popen) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert driver.poll() is None, driver.communicate()[1].decode()
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def parts_done(output: str) -> int:
+    return sum(not file.name.endswith(".pending.parquet") for file in Path(f"{output}.checkpoint").glob("*.parquet"))
+
+
+def test_a_cluster_writes_what_one_machine_does_and_the_next_run_finds_it_done(nodes, photos):
+    options = ("--cluster", nodes.address, "--output", "out")
+    result = run(*options, "--limit", 100)
+    assert (result.exit_code, result.stdout[:11]) == (1, "100 done in"), result.output
+    assert texts_of("out").items() == dict(list(photos.items())[:100]).items()
+    result = run(*options)
+    assert (result.exit_code, result.stdout[:11]) == (1, "400 done in"), result.output
+    assert "100 found done, errors: 20" in result.stdout
+    assert "100 found done, errors among them: 4" in result.stderr
+    assert texts_of("out") == photos
+    table = pyarrow.parquet.read_table("out")
+    alone = pyarrow.parquet.read_table("alone")
+    assert table.column_names == [*COLUMNS["caption"], ID]
+    assert table.drop_columns(ID).sort_by("path").equals(alone.sort_by("path"))
+    result = run("--output", "out")
+    assert (result.exit_code, "with parts 'Ray Data', not None: give another" in result.stderr) == (1, True)
+    result = run("--cluster", nodes.address, "--output", "alone")
+    assert (result.exit_code, "with parts None, not 'Ray Data': give another" in result.stderr) == (1, True)
+    result = run(*options, "--prompt", "a red")
+    assert (result.exit_code, "give another --output, or --overwrite" in result.stderr) == (1, True)
+
+
+def test_questions_of_a_table_that_has_the_images_are_answered_as_on_one_machine(nodes, photos):
+    good = [Path(path).read_bytes() for path, text in photos.items() if text][:6]
+    pairs = [(image, question) for image in [*good, b""] for question in ("what shape is it?", "is it red?" * 600)]
+    table = pyarrow.table({"image": [image for image, _ in pairs], "text": [question for _, question in pairs]})
+    pyarrow.parquet.write_table(table, "pairs.parquet")
+    arguments = ("ask", "--table", "pairs.parquet", "--question-column", "text", "--inference-precision", "f32")
+    for options in (("--output", "answers"), ("--output", "answers-cluster", "--cluster", nodes.address)):
+        assert CliRunner().invoke(main, [*arguments, *options]).exit_code == 1
+    found, expected = map(pyarrow.parquet.read_table, ("answers-cluster", "answers"))
+    order = [("path", "ascending"), ("question", "ascending")]
+    assert found.drop_columns(ID).sort_by(order).equals(expected.sort_by(order))
+    assert found.num_rows == len(pairs)
+
+
+def test_a_killed_worker_is_replaced(nodes, photos, gate):
+    driver = start(nodes, "worker-killed")
+
+    def workers() -> list[int]:
+        return [pid for node in (nodes.cluster.head_node, nodes.second) for pid in nodes.workers(node)]
+
+    wait_for(lambda: parts_done("worker-killed") and workers(), driver)
+    for worker in workers():
+        os.kill(worker, signal.SIGKILL)
+    gate()
+    assert "500 done" in finish(driver)
+    assert texts_of("worker-killed") == photos
+
+
+def test_a_killed_node_is_done_without(nodes, photos, gate):
+    driver = start(nodes, "node-killed")
+    wait_for(lambda: parts_done("node-killed") and nodes.workers(nodes.second), driver)
+    nodes.kill_second()
+    gate()
+    try:
+        assert "500 done" in finish(driver)
+    finally:
+        nodes.add_second()
+    assert texts_of("node-killed") == photos
+
+
+def test_a_killed_driver_goes_on_when_it_is_started_again(nodes, photos, gate):
+    driver = start(nodes, "driver-killed")
+    wait_for(lambda: parts_done("driver-killed"), driver)
+    driver.kill()
+    driver.communicate(timeout=PATIENCE)
+    gate()
+    found, failed = count_done(Path("driver-killed"), Path("driver-killed.checkpoint"), 1)
+    assert 0 < found < IMAGES
+    said = finish(start(nodes, "driver-killed"))
+    assert f"{IMAGES - found} done" in said
+    assert f"{found} found done, errors among them: {failed}" in said
+    assert texts_of("driver-killed") == photos
+
+
+def test_a_part_that_was_being_written_anew_is_done_again(nodes, photos):
+    options = ("--cluster", nodes.address, "--output", "anew", "--limit", 40)
+    run(*options)
+    (ids,) = Path("anew.checkpoint").glob("*.parquet")
+    shutil.copy(ids, ids.with_suffix(".pending.parquet"))
+    (part,) = Path("anew").glob("*.parquet")
+    part.write_bytes(part.read_bytes()[:100])
+    assert run(*options).stdout.startswith("40 done")
+    assert texts_of("anew") == dict(list(photos.items())[:40])
+    next(Path("anew").glob("*.parquet")).unlink()
+    result = run(*options)
+    assert (result.exit_code, "do not belong together" in result.stderr) == (1, True)
+
+
+@pytest.fixture(scope="module")
+def job(converted, ours) -> Job:
+    blip = Blip(OVBlipModel.from_pretrained(converted, "CPU", ov_config=F32), ours)
+    return Job.of(Run(blip, "caption"), converted, F32)
+
+
+def test_a_node_without_the_folder_gets_it_from_the_object_store_once(nodes, job, converted):
+    import ray  # Ray, which reads the environment as it is imported
+
+    with connected(nodes.address):
+        elsewhere = replace(job, folder="/nowhere", files=share_folder(job))
+        fetch = ray.remote(folder_on_node).options(num_cpus=0)
+        copies = ray.get([fetch.remote(elsewhere) for _ in range(3)], timeout=PATIENCE)
+        assert ray.get(fetch.remote(job), timeout=PATIENCE) == converted.resolve()
+    assert len(set(copies)) == 1
+    blip = Blip(OVBlipModel.from_pretrained(copies[0], "CPU"), OVBlipProcessor.from_pretrained(copies[0]))
+    assert Run(blip, "caption").identity()["checkpoint"] == job.identity["checkpoint"]
+
+
+def test_a_worker_that_computes_otherwise_ends_the_run_and_says_why(nodes, photos, monkeypatch):
+    of = Job.of.__func__
+
+    def other(cls, *about):
+        job = of(cls, *about)
+        return replace(job, identity={**job.identity, "computes in": "bf16"})
+
+    monkeypatch.setattr(Job, "of", classmethod(other))
+    result = run("--cluster", nodes.address, "--output", "otherwise")
+    assert (result.exit_code, "computes in 'f32', not 'bf16'" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--output", "a.jsonl"), "--cluster writes a folder of Parquet parts"),
+        (("--output", "s3://bucket/out"), "--cluster writes a folder of Parquet parts"),
+        (("--sidecar", ".txt"), "--cluster does not go with --sidecar or --metadata"),
+        (("--output", "a", "--device", "GPU"), "--cluster runs on CPUs: leave --device out"),
+    ],
+)
+def test_what_a_cluster_does_not_do_is_refused_with_the_way_out(photos, options, message):
+    result = run("--cluster", "local", *options)
+    assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
