@@ -94,9 +94,11 @@ class Worker:
         run = Run(blip, job.task, job.texts, job.generate, job.model)
         here = run.identity()
         if here != job.identity:
-            differing = [f"{name} {here[name]!r}, not {value!r}" for name, value in job.identity.items()]
+            differing = [
+                f"{name} {here[name]!r}, not {value!r}" for name, value in job.identity.items() if here[name] != value
+            ]
             raise ValueError(
-                f"{os.uname().nodename} has {'; '.join(each for each in differing)}: "
+                f"{os.uname().nodename} has {'; '.join(differing)}: "
                 "give --inference-precision f32 where processors differ, and one version of this package to all"
             )
         self.run, self.batch, self.base = replace(run, texts=()), batch, job.base
@@ -224,7 +226,10 @@ def connected(address: str) -> Iterator[None]:
     options: dict[str, Any] = {}
     if address == "local":
         options = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    except Exception as error:  # of many kinds: ConnectionError, RuntimeError where versions differ, Exception itself
+        raise OSError(f"the Ray cluster {address} cannot be joined: {one_line(error)}") from error
     try:
         yield
     finally:
