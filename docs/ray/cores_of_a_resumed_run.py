@@ -1,8 +1,8 @@
 """Ray Data 2.60: a run that goes on by its checkpoint waits forever for cores on a cluster of two.
 
 The actor that looks ids up takes one, which nothing changes, the user's actor the other; `read_parquet` lists files in
-a task that takes a whole one too, whatever its `num_cpus` says. Prints "first run done" and then nothing for two minutes;
-"second run done" when it is mended.
+a task that takes a whole one too, whatever its `num_cpus` says. Prints "first run done", and ends two minutes later;
+prints "second run done" when it is mended.
 """
 
 import os
