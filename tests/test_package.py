@@ -12,6 +12,7 @@ from conftest import ROOT
 
 BLOCKED = (
     *("torch", "transformers", "nncf", "datasets", "gradio", "easy_vqa", "tqdm", "matplotlib", "fsspec", "pyarrow"),
+    "ray",
     *("utils", "notebook_utils"),
 )
 BLOCKER = f"""

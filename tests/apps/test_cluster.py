@@ -264,6 +264,8 @@ def test_a_part_that_was_being_written_anew_is_done_again(nodes, photos):
     next(Path("anew").glob("*.parquet")).unlink()
     result = run(*options)
     assert (result.exit_code, "do not belong together" in result.stderr) == (1, True)
+    assert run(*options, "--overwrite").stdout.startswith("40 done")
+    assert len(texts_of("anew")) == 40
 
 
 @pytest.fixture(scope="module")
@@ -294,7 +296,8 @@ def test_a_worker_that_computes_otherwise_ends_the_run_and_says_why(nodes, photo
 
     monkeypatch.setattr(Job, "of", classmethod(other))
     result = run("--cluster", nodes.address, "--output", "otherwise")
-    assert (result.exit_code, "computes in 'f32', not 'bf16'" in result.stderr) == (1, True)
+    assert (result.exit_code, "ValueError: " in result.stderr.splitlines()[-1]) == (1, True)
+    assert "computes in 'f32', not 'bf16': give --inference-precision f32" in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,8 @@ def run_dataset(job: Job, listed: Sequence[pyarrow.Table], output: Path, checkpo
                 str(output), min_rows_per_file=PART_ROWS, ray_remote_args={"num_cpus": IO_CPUS}, concurrency=IO_TASKS
             )
     except ray.exceptions.RayError as error:
-        raise OSError(f"the cluster did not do it: {one_line(error)}") from error
+        cause = str(error).strip().splitlines()[-1]  # of a worker's traceback
+        raise OSError(f"the cluster did not do it: {cause}") from error
 
 
 @contextmanager
