@@ -199,7 +199,7 @@ def test_a_cluster_writes_what_one_machine_does_and_the_next_run_finds_it_done(n
 def test_questions_of_a_table_with_images_and_paths_are_answered_as_on_one_machine(nodes, photos):
     good = [path for path, text in photos.items() if text][:3]
     images = [{"bytes": Path(path).read_bytes(), "path": None} for path in good]
-    images += [{"bytes": None, "path": path} for path in [*good, "gone.png", ""]]
+    images += [{"bytes": None, "path": path} for path in [*good, os.path.abspath("gone.png"), ""]]
     questions = ("what shape is it?", "is it red?", "is it red?" * 600)
     rows = [{"image": image, "text": question} for image in images for question in questions]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), "pairs.parquet")
