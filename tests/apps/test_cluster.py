@@ -19,11 +19,13 @@ from conftest import F32, ROOT
 from blip_model import OVBlipModel
 from blip_openvino.apps.blip import Blip
 from blip_openvino.apps.cli import main
-from blip_openvino.apps.collections.cluster import ID, Job, connected, count_done, folder_on_node, share_folder
+from blip_openvino.apps.collections import cluster
+from blip_openvino.apps.collections.cluster import count_done, run_on_cluster
 from blip_openvino.apps.collections.pipeline import Run
 from blip_openvino.apps.collections.sinks import COLUMNS
+from blip_openvino.apps.collections.sources import find_items
+from blip_openvino.apps.collections.worker import ID, Job
 from blip_openvino.data.easy_vqa import load_captions
-from blip_openvino.runtime.processor import OVBlipProcessor
 
 IMAGES, BAD = 500, 20
 PATIENCE = 300
@@ -268,23 +270,20 @@ def test_a_part_that_was_being_written_anew_is_done_again(nodes, photos):
     assert len(texts_of("anew")) == 40
 
 
-@pytest.fixture(scope="module")
-def job(converted, ours) -> Job:
-    blip = Blip(OVBlipModel.from_pretrained(converted, "CPU", ov_config=F32), ours)
-    return Job.of(Run(blip, "caption"), converted, F32)
+def test_a_node_without_the_folder_gets_it_from_the_object_store(nodes, photos, converted, ours, monkeypatch):
+    folder = shutil.copytree(converted, "model")
+    job = Job.of(Run(Blip(OVBlipModel.from_pretrained(folder, "CPU", ov_config=F32), ours), "caption"), folder, F32)
+    run_dataset = cluster.run_dataset
 
+    def without_folder(*arguments) -> None:
+        shutil.rmtree(folder)
+        run_dataset(*arguments)
 
-def test_a_node_without_the_folder_gets_it_from_the_object_store_once(nodes, job, converted):
-    import ray  # Ray, which reads the environment as it is imported
-
-    with connected(nodes.address):
-        elsewhere = replace(job, folder="/nowhere", files=share_folder(job))
-        fetch = ray.remote(folder_on_node).options(num_cpus=0)
-        copies = ray.get([fetch.remote(elsewhere) for _ in range(3)], timeout=PATIENCE)
-        assert ray.get(fetch.remote(job), timeout=PATIENCE) == converted.resolve()
-    assert len(set(copies)) == 1
-    blip = Blip(OVBlipModel.from_pretrained(copies[0], "CPU"), OVBlipProcessor.from_pretrained(copies[0]))
-    assert Run(blip, "caption").identity()["checkpoint"] == job.identity["checkpoint"]
+    monkeypatch.setattr(cluster, "run_dataset", without_folder)
+    assert run_on_cluster(job, find_items(["photos"])[:20], "fetched", nodes.address).written == 20
+    assert texts_of("fetched") == dict(list(photos.items())[:20])
+    (copy,) = (Path(os.environ["XDG_CACHE_HOME"]) / "blip-openvino/cluster").glob("[0-9a-f]*")
+    assert {file.name for file in copy.iterdir()} == {file.name for file in converted.iterdir()}
 
 
 def test_a_worker_that_computes_otherwise_ends_the_run_and_says_why(nodes, photos, monkeypatch):

@@ -13,12 +13,13 @@ from typing import Any, Literal
 import click
 
 from blip_openvino.apps.blip import IMAGES_AT_ONCE, Blip
-from blip_openvino.apps.collections.cluster import Job, run_on_cluster
+from blip_openvino.apps.collections.cluster import run_on_cluster
 from blip_openvino.apps.collections.pipeline import Run, Summary, run_collection
 from blip_openvino.apps.collections.sidecars import Sidecars
 from blip_openvino.apps.collections.sinks import Sink, open_output
 from blip_openvino.apps.collections.sources import Item, Items, find_items, is_address, is_collection
 from blip_openvino.apps.collections.tables import read_table
+from blip_openvino.apps.collections.worker import Job
 from blip_openvino.apps.load import converted_folder
 
 
