@@ -20,7 +20,6 @@ from IPython import get_ipython
 from IPython.display import Markdown
 from tqdm.auto import tqdm
 
-from blip_openvino.data.easy_vqa import load_questions
 from blip_openvino.data.scenes import TEST_SEED, draw_scene, make_scene
 
 TIMEOUT = (10.0, 30.0)  # seconds to connect, and between two arrivals of bytes
@@ -175,20 +174,15 @@ SCENE_EXAMPLES = {
 def example_inputs(model_id: str | Path, directory: str | Path = "build") -> list[tuple[str, str]]:
     """Images and questions that suit a model, as (path, question) pairs.
 
-    model_id: a checkpoint's folder or a converted one. Where its `config.json` says that it was trained on drawn scenes
-    or on easy-VQA, the images are such, which it was not trained on: ten scenes, drawn into `directory`, with a
-    question of each kind, or three pictures of easy-VQA's test split. Every other model gets the photo of the BLIP
-    authors' demo, downloaded into `directory`.
+    model_id: a checkpoint's folder or a converted one. Where its `config.json` says that it was trained on drawn
+    scenes, the images are ten scenes that it was not trained on, drawn into `directory`, with a question of each kind.
+    Every other model gets the photo of the BLIP authors' demo, downloaded into `directory`.
     Raises DownloadError when the photo cannot be downloaded.
     """
     config_file = Path(model_id) / "config.json"
     config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
     if config.get("trained_on") == "scenes":
         return [(draw_example(index, directory), question) for index, question in SCENE_EXAMPLES.values()]
-    if config.get("trained_on") == "easy-vqa":
-        paths = {question.image_id: question.image_path for question in load_questions("test")}
-        asked = {0: "what color is the shape?", 6: "is there a circle?", 11: "what shape is in the image?"}
-        return [(paths[image_id], question) for image_id, question in asked.items()]
     photo = str(download_file(DEMO_PHOTO, "demo.jpg", directory))
     return [(photo, "how many dogs are in the picture?"), (photo, "where is the woman sitting?")]
 

@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 from tqdm.auto import tqdm
 from transformers import BertTokenizerFast, BlipProcessor
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE / "blip-easy-vqa"), str(HERE.parent)]
+sys.path.insert(0, str(HERE.parent))
 
+from easy_vqa_images import augment, enlarge, free_margins, read_images  # noqa: E402
 from small_blip import build_processor  # noqa: E402
-from training_data import augment, free_margins, read_images  # noqa: E402
 
 from blip_openvino.data.easy_vqa import Question, load_captions, load_questions, question_type  # noqa: E402
 from blip_openvino.data.scene_captions import caption, inventory, wrong_captions  # noqa: E402
@@ -39,7 +38,7 @@ def scenes_processor() -> BlipProcessor:
         scene = make_scene(seed)
         texts.update((caption(scene), inventory(scene)))
         texts.update(text for each in scene_questions(scene, 9) for text in (each.question, each.answer))
-    return build_processor(texts, IMAGE_SIZE)
+    return build_processor(texts)
 
 
 class Texts:
@@ -151,12 +150,6 @@ def question_tensors(records: Sequence[Sequence[tuple[str, str, str]]], tokenize
     )
 
 
-def enlarge(images: Tensor) -> Tensor:
-    """Resize `[N, 3, 64, 64]` uint8 to 96 x 96, as Pillow's bicubic filter does."""
-    large = interpolate(images.float(), (IMAGE_SIZE, IMAGE_SIZE), mode="bicubic", antialias=True)
-    return large.round().clamp(0, 255).to(torch.uint8)
-
-
 def easy_vqa_examples(is_held_out: bool, views: int, tokenizer: BertTokenizerFast) -> Examples:
     """The pictures of easy-VQA's training split whose id ends in 0 (held out), or the others, `views` times each.
 
@@ -181,7 +174,7 @@ def easy_vqa_examples(is_held_out: bool, views: int, tokenizer: BertTokenizerFas
     captions, inventories = (table.ids[table.row_of(texts)] * has_caption for table in encoded.values())
     asked, kinds, *rest = question_tensors(records, tokenizer)
     return Examples(
-        torch.cat([enlarge(each) for each in drawn]),
+        torch.cat([enlarge(each, IMAGE_SIZE) for each in drawn]),
         captions.repeat(views, 1),
         inventories.repeat(views, 1),
         torch.zeros(len(texts) * views, 0, captions.shape[1], dtype=torch.int64),

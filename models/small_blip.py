@@ -1,4 +1,4 @@
-"""What both training scripts build: a small BLIP with a vocabulary of its own, its pixels, and its folder."""
+"""A small BLIP with a vocabulary of its own, its pixels, and its folder."""
 
 import os
 import re
@@ -18,10 +18,15 @@ from transformers import (
     PreTrainedModel,
 )
 
+from blip_openvino.data.scenes import IMAGE_SIZE
+
 MAX_QUESTION_TOKENS = 512
+HIDDEN_SIZE, PATCH_SIZE = 160, 12
+# BLIP's own 0.02 (text) and 1e-10 (vision) suit 768 wide layers and trained weights.
+INITIALIZER_RANGE = 0.06
 
 
-def build_processor(texts: Iterable[str], image_size: int) -> BlipProcessor:
+def build_processor(texts: Iterable[str]) -> BlipProcessor:
     """Give BLIP's image processor and a BERT tokenizer whose vocabulary is the words of `texts`.
 
     As in BLIP, "[DEC]" and "[ENC]" are the last two entries; a word that is not in `texts` becomes "[UNK]".
@@ -34,28 +39,21 @@ def build_processor(texts: Iterable[str], image_size: int) -> BlipProcessor:
         additional_special_tokens=["[ENC]"],
         model_max_length=MAX_QUESTION_TOKENS,
     )
-    return BlipProcessor(BlipImageProcessorPil(size={"height": image_size, "width": image_size}), tokenizer)
+    return BlipProcessor(BlipImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}), tokenizer)
 
 
-def build_model(
-    tokenizer: BertTokenizerFast, hidden_size: int, heads: int, initializer_range: float, vision: dict, **settings
-) -> BlipForQuestionAnswering:
-    """Give a randomly initialised BLIP for `tokenizer`'s vocabulary, with three text layers.
-
-    Args:
-        vision: `image_size`, `patch_size` and `num_hidden_layers` of the vision model.
-        settings: further ones of `BlipConfig`, among them `trained_on`, by which its data is known.
-    """
+def build_model(tokenizer: BertTokenizerFast) -> BlipForQuestionAnswering:
+    """Give a randomly initialised BLIP of 3.8 M parameters for `tokenizer`'s vocabulary."""
     token_ids = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.sep_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    both = {"hidden_size": hidden_size, "num_attention_heads": heads, "initializer_range": initializer_range}
+    both = {"hidden_size": HIDDEN_SIZE, "num_attention_heads": 5, "initializer_range": INITIALIZER_RANGE}
     text_config = both | {
         "vocab_size": len(tokenizer),
-        "encoder_hidden_size": hidden_size,
-        "intermediate_size": 2 * hidden_size,
+        "encoder_hidden_size": HIDDEN_SIZE,
+        "intermediate_size": 2 * HIDDEN_SIZE,
         "num_hidden_layers": 3,
         "max_position_embeddings": MAX_QUESTION_TOKENS,
         "hidden_dropout_prob": 0.0,
@@ -63,8 +61,19 @@ def build_model(
         "sep_token_id": tokenizer.sep_token_id,
         **token_ids,
     }
-    vision_config = both | {"intermediate_size": 4 * hidden_size} | vision
-    config = BlipConfig(text_config=text_config, vision_config=vision_config, projection_dim=hidden_size, **settings)
+    vision_config = both | {
+        "intermediate_size": 4 * HIDDEN_SIZE,
+        "image_size": IMAGE_SIZE,
+        "patch_size": PATCH_SIZE,
+        "num_hidden_layers": 5,
+    }
+    config = BlipConfig(
+        text_config=text_config,
+        vision_config=vision_config,
+        projection_dim=HIDDEN_SIZE,
+        image_text_hidden_size=HIDDEN_SIZE,
+        trained_on="scenes",  # by which its data is known
+    )
     model = BlipForQuestionAnswering(config)
     model.generation_config = GenerationConfig(**token_ids)
     return model

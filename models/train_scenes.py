@@ -33,12 +33,12 @@ from scene_losses import (
     without_padding,
 )
 from scene_retrieval import begin_retrieval, candidate_texts, retrieval_rates, train_retrieval
-from small_blip import build_model, normalize, save_checkpoint
+from small_blip import HIDDEN_SIZE, build_model, normalize, save_checkpoint
 from torch import Generator, Tensor, nn
 from tqdm.auto import tqdm
 from transformers import BertTokenizerFast, BlipForQuestionAnswering, BlipProcessor
 
-from blip_openvino.data.scenes import IMAGE_SIZE, VALIDATION_SEED, make_scenes
+from blip_openvino.data.scenes import VALIDATION_SEED, make_scenes
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent / "build" / "scenes"
@@ -50,9 +50,6 @@ QUESTIONS_PER_IMAGE = 8
 DESCRIBE_STEPS = 5500
 PEAK_LEARNING_RATE = 1e-3
 REPORT_EVERY = 500
-HIDDEN_SIZE, PATCH_SIZE = 160, 12
-# BLIP's own 0.02 (text) and 1e-10 (vision) suit 768 wide layers and trained weights.
-INITIALIZER_RANGE = 0.06
 
 
 @dataclass(frozen=True)
@@ -69,13 +66,6 @@ ANSWER_PHASES = (
     AnswerPhase("answers", 3000, PEAK_LEARNING_RATE, evenly=False),
     AnswerPhase("evenly", 1200, PEAK_LEARNING_RATE / 2, evenly=True),
 )
-
-
-def scenes_model(tokenizer: BertTokenizerFast) -> BlipForQuestionAnswering:
-    """Give a randomly initialised BLIP of 3.8 M parameters for `tokenizer`'s vocabulary."""
-    vision = {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE, "num_hidden_layers": 5}
-    settings = {"image_text_hidden_size": HIDDEN_SIZE, "trained_on": "scenes"}
-    return build_model(tokenizer, HIDDEN_SIZE, 5, INITIALIZER_RANGE, vision, **settings)
 
 
 def to_device(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -232,7 +222,7 @@ def train_vqa(output: Path, build: Path, seed: int) -> None:
     """Train the model of questions and captions from scratch, captions first."""
     torch.manual_seed(seed)
     processor = scenes_processor()
-    model = scenes_model(processor.tokenizer)
+    model = build_model(processor.tokenizer)
     shapes = easy_vqa_examples(False, EASY_VQA_VIEWS, processor.tokenizer)
     held_out = load_held_out(build, processor.tokenizer)
     folder = build / f"vqa-{seed}"

@@ -27,7 +27,7 @@ from blip_model import OVBlipModel
 from blip_openvino.data.easy_vqa import Question, load_captions, load_questions
 from blip_openvino.evaluate.accuracy import Score, exact_match
 from blip_openvino.evaluate.check import CheckReport, CheckRow
-from blip_openvino.ir.calibration import easy_vqa_questions
+from blip_openvino.ir.calibration import calibration_dataset
 from blip_openvino.ir.checkpoint import generate_caption, load_checkpoint, write
 from blip_openvino.ir.convert import convert, convert_text_decoder, convert_text_encoder, convert_vision_model
 from blip_openvino.ir.files import Part
@@ -37,7 +37,7 @@ from blip_openvino.runtime.processor import OVBlipProcessor
 from notebook_utils import example_inputs
 
 ROOT = Path(__file__).resolve().parent.parent
-EMBEDDED = ROOT / "models" / "blip-easy-vqa"
+EMBEDDED = ROOT / "models" / "blip-scenes"
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
 SETTINGS = {"FP16": {}, "INT8": {}, "INT4": {}, "FP16 in float32": F32}
 """What tests run at: the default settings of every precision (bf16 where the processor has it), float32 beside them."""
@@ -45,7 +45,7 @@ CHROMIUM = shutil.which("chromium")
 CHROMIUM_FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 
 SLOW = (
-    *("test_blip_model.py", "test_package.py", "test_embedded_checkpoint.py", "test_benchmarks.py"),
+    *("test_blip_model.py", "test_package.py", "test_benchmarks.py"),
     *("test_convert.py", "test_optimize.py", "test_files.py", "test_check.py", "test_page_browser.py", "test_page.py"),
     *("test_instruction_sets.py", "test_threads.py", "test_device.py", "test_accuracy.py", "test_load.py"),
     *("test_pipeline.py", "test_index.py", "test_cluster.py"),
@@ -154,14 +154,16 @@ class EasyVQA:
 
         Only questions of one length share a batch, without padding.
         """
-        embeds = model.vision_model(self.pixel_values).last_hidden_state
+        rows, place_of = np.unique([self.image_row[index] for index in indices], return_inverse=True)
+        embeds = model.vision_model(self.pixel_values[rows]).last_hidden_state
+        place_of = dict(zip(indices, place_of, strict=True))
         by_length = defaultdict(list)
         for index in indices:
             by_length[len(self.input_ids[index])].append(index)
         answers = {}
         for group in by_length.values():
             for batch in (group[start : start + 128] for start in range(0, len(group), 128)):
-                seen = embeds[[self.image_row[index] for index in batch]]
+                seen = embeds[[place_of[index] for index in batch]]
                 ids = torch.stack([self.input_ids[index] for index in batch])
                 read = model.text_encoder(ids, encoder_hidden_states=seen).last_hidden_state
                 answers.update(zip(batch, write(model, read, **generate_kwargs), strict=True))
@@ -221,15 +223,15 @@ def f32_model(checkpoint) -> OVBlipModel:
 
 @pytest.fixture(scope="session")
 def converted(checkpoint, processor, tmp_path_factory) -> Path:
-    return convert(checkpoint, processor, tmp_path_factory.mktemp("converted") / "blip-easy-vqa")
+    return convert(checkpoint, processor, tmp_path_factory.mktemp("converted") / EMBEDDED.name)
 
 
 @pytest.fixture(scope="session")
 def quantized(converted, tmp_path_factory) -> Path:
     """The converted folder with INT8 and INT4 beside FP16."""
-    folder = shutil.copytree(converted, tmp_path_factory.mktemp("quantized") / "blip-easy-vqa")
+    folder = shutil.copytree(converted, tmp_path_factory.mktemp("quantized") / EMBEDDED.name)
     for weights in ("int8", "int4"):
-        optimize(folder, easy_vqa_questions(), weights)
+        optimize(folder, calibration_dataset(folder), weights)
     return folder
 
 
@@ -253,7 +255,14 @@ def model(request, models) -> OVBlipModel:
 
 @pytest.fixture(scope="session")
 def torch_greedy(easy_vqa, checkpoint) -> Tensor:
+    """PyTorch's answers to all questions of easy-VQA's test split; `torch_sample` serves most tests."""
     return easy_vqa.torch_answers(checkpoint, easy_vqa.all)
+
+
+@pytest.fixture(scope="session")
+def torch_sample(easy_vqa, checkpoint) -> Tensor:
+    """PyTorch's answers to the questions of `easy_vqa.sample`."""
+    return easy_vqa.torch_answers(checkpoint, easy_vqa.sample)
 
 
 @pytest.fixture(scope="session")
@@ -273,12 +282,20 @@ def retrieval_folder(retrieval_checkpoint, processor, tmp_path_factory) -> Path:
     return convert(retrieval_checkpoint, processor, tmp_path_factory.mktemp("converted") / "blip-itm")
 
 
+@pytest.fixture(scope="session")
+def captions(easy_vqa, checkpoint) -> dict[str, str]:
+    """By path, what PyTorch says of the first 20 images whose caption is known."""
+    paths = list(load_captions("test"))[:20]
+    pixel_values = easy_vqa.pixel_values[[easy_vqa.paths.index(path) for path in paths]]
+    return dict(zip(paths, easy_vqa.texts(generate_caption(checkpoint, pixel_values)), strict=True))
+
+
 @pytest.fixture(scope="module")
-def address(converted):
+def address(converted, tmp_path_factory):
     """Of the page that serves the converted folder."""
     from blip_openvino.apps.page import build_demo, launch_demo  # Gradio, which few tests need
 
-    demo = build_demo(converted, example_inputs(EMBEDDED), "CPU")
+    demo = build_demo(converted, example_inputs(EMBEDDED, tmp_path_factory.mktemp("examples")), "CPU")
     yield launch_demo(demo, prevent_thread_lock=True, inline=False)
     demo.close()
 

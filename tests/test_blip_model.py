@@ -11,7 +11,7 @@ import numpy as np
 import openvino as ov
 import pytest
 import torch
-from conftest import ROOT, SETTINGS, differing, in_openvino, padded, random_model
+from conftest import ROOT, differing, in_openvino, padded, random_model
 from PIL import Image
 from transformers import GenerationMixin, LogitsProcessorList, StoppingCriteriaList, set_seed
 
@@ -77,16 +77,19 @@ def test_float32_answers_and_captions_equal_pytorch_on_the_whole_test_split(
     assert torch.equal(padded(f32_model.generate_caption(easy_vqa.pixel_values)), torch_captions)
 
 
-@pytest.fixture(scope="module", params=SETTINGS)
+@pytest.fixture(scope="module", params=["FP16", "INT8", "INT4"])
 def written(request, models, easy_vqa):
-    """A model, and what it says about the whole test split."""
+    """A model at default settings, and what it says about the whole test split: the one pass over it at a precision.
+
+    FP16 in float32 passes over more of drawn scenes, in tests/models.
+    """
     model = models[request.param]
     answers = easy_vqa.openvino_answers(model, easy_vqa.all)
     captions = padded(model.generate_caption(easy_vqa.pixel_values))
     return SimpleNamespace(model=model, answers=answers, captions=captions)
 
 
-def test_accuracy_of_every_setting_is_within_its_bound_of_pytorch(easy_vqa, torch_greedy, torch_captions, written):
+def test_accuracy_of_every_precision_is_within_its_bound_of_pytorch(easy_vqa, torch_greedy, torch_captions, written):
     lost = {
         "answers": easy_vqa.answer_score(torch_greedy).rate - easy_vqa.answer_score(written.answers).rate,
         "captions": easy_vqa.caption_score(torch_captions).rate - easy_vqa.caption_score(written.captions).rate,

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import EMBEDDED, ROOT
 
 BLOCKED = (
     *("torch", "transformers", "nncf", "datasets", "gradio", "easy_vqa", "tqdm", "matplotlib", "fsspec", "pyarrow"),
@@ -71,7 +71,7 @@ def test_the_wheels_command_answers_and_names_the_extra_that_converting_needs(in
     command = ("-m", "blip_openvino", "ask", question.image_path, "-q", question.question, "--model")
     done = run_installed(installed, tmp_path, *command, str(converted))
     assert done.stdout.splitlines() == [question.answer], done.stderr
-    done = run_installed(installed, tmp_path, "-m", "blip_openvino", "convert", str(ROOT / "models" / "blip-easy-vqa"))
+    done = run_installed(installed, tmp_path, "-m", "blip_openvino", "convert", str(EMBEDDED))
     assert done.returncode == 1
     assert 'pip install ".[convert]"' in done.stderr
 

@@ -34,14 +34,10 @@ LABELS = {
     "BlipForConditionalGeneration": ("Beginning of the caption", "Or leave it empty.", "Caption", "Caption", "a photo"),
     "BlipForImageTextRetrieval": ("Text", "Does it describe the image?", "Match", "Probability", "a dog on a beach"),
 }
-# By the data that a folder says its model was trained on.
-LIMITS = {
-    "scenes": "This model was trained on drawn scenes alone: places, weather, animals, vehicles, people and signs, as "
-    "in the examples. What it says of a photo means nothing.",
-    "easy-vqa": "This model was trained on easy-VQA alone: pictures of one circle, rectangle or triangle in one of "
-    "eight colours, and questions such as *what color is the shape?* or *is there a circle?* It has 13 answers, gives "
-    "one of them to anything else too, and it means nothing there.",
-}
+SCENES_ONLY = (
+    "This model was trained on drawn scenes alone: places, weather, animals, vehicles, people and signs, as in the "
+    "examples. What it says of a photo means nothing."
+)
 
 
 def build_demo(
@@ -96,7 +92,8 @@ def build_demo(
             yield f"⚠ {error.message}", "", history
 
     with gr.Blocks(title="BLIP with OpenVINO", analytics_enabled=False, delete_cache=(DAY, DAY)) as demo:
-        gr.Markdown(f"# BLIP with OpenVINO\n\n{LIMITS.get(getattr(models.config, 'trained_on', None), '')}")
+        limits = SCENES_ONLY if getattr(models.config, "trained_on", None) == "scenes" else ""
+        gr.Markdown(f"# BLIP with OpenVINO\n\n{limits}")
         with gr.Row():
             name = f"{models.folder.name}, {models.architecture}"
             gr.Textbox(name, label="Model", interactive=False, scale=2, min_width=320)

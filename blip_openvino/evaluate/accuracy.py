@@ -70,16 +70,6 @@ def caption_images(model: Writer, processor: OVBlipProcessor, images: Sequence[I
     return captions
 
 
-def score_answers(answers: Sequence[str], questions: Sequence[Question]) -> dict[str, Score]:
-    """Exact match of easy-VQA answers: "all", and those of "yes/no", "colour" and "shape" that were asked.
-
-    Raises:
-        ValueError: there is not one answer for every question, or there is no question.
-    """
-    expected = [question.answer for question in questions]
-    return scores_by_kind(answers, expected, map(question_type, expected))
-
-
 def compare_texts(
     answers: Mapping[str, Sequence[str]],
     captions: Mapping[str, Sequence[str]],
@@ -142,8 +132,8 @@ def measure_accuracy(
 ) -> Measures:
     """Every model on the data that suits it, by what its configuration says; the first measure is the headline.
 
-    Those trained on easy-VQA are measured on its test split, those trained on drawn scenes on scenes kept for it: on
-    questions and captions, or on matching and retrieval. All others answer questions of VQA v2.
+    Those trained on drawn scenes are measured on scenes kept for it: on questions and captions, or on matching and
+    retrieval. All others answer questions of VQA v2.
 
     Args:
         samples: how many scenes (2,000 if None) or samples of VQA v2 (200).
@@ -154,8 +144,6 @@ def measure_accuracy(
         OSError: VQA v2 cannot be downloaded.
     """
     trained_on, does = getattr(config, "trained_on", None), architecture(config)
-    if trained_on == "easy-vqa" and does.answers:
-        return easy_vqa_accuracy(models, processor)
     if trained_on == "scenes" and does.matches:
         return retrieval_accuracy(models, processor, samples or SCENES, first_seed)
     if trained_on == "scenes" and does.answers:

@@ -6,11 +6,9 @@ from itertools import islice
 from pathlib import Path
 
 import datasets
-import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from blip_openvino.data.easy_vqa import load_captions, load_questions
 from blip_openvino.data.scene_captions import caption
 from blip_openvino.data.scene_questions import scene_questions
 from blip_openvino.data.scenes import draw_scene, make_scenes
@@ -23,8 +21,8 @@ SEED = 42
 def calibration_dataset(folder: str | Path, samples: int = CALIBRATION_SAMPLES) -> datasets.Dataset:
     """Images and texts of the kind that the model in a converted folder reads: `image`, `image_id` and `text`.
 
-    Models that say they were trained on drawn scenes or easy-VQA get such as they were trained on; all others
-    photographs from the Hub: with questions (VQA v2) where the checkpoint answers them, else with captions (COCO).
+    Models that say they were trained on drawn scenes get scenes; all others photographs from the Hub: with questions
+    (VQA v2) where the checkpoint answers them, else with captions (COCO).
 
     Raises:
         FileNotFoundError, ValueError: the folder is not a converted model.
@@ -32,11 +30,8 @@ def calibration_dataset(folder: str | Path, samples: int = CALIBRATION_SAMPLES) 
     """
     config = load_config(Path(folder))
     asks = architecture(config).answers
-    trained_on = getattr(config, "trained_on", None)
-    if trained_on == "scenes":
+    if getattr(config, "trained_on", None) == "scenes":
         return scene_texts(asks, samples)
-    if trained_on == "easy-vqa":
-        return easy_vqa_questions(samples) if asks else easy_vqa_captions(samples)
     if asks:
         return vqa_v2_samples(samples, SEED, CALIBRATION).rename_column("question", "text")
     return coco_captions(samples)
@@ -52,29 +47,6 @@ def scene_texts(asks: bool, samples: int = CALIBRATION_SAMPLES, first_seed: int 
         for index, (scene, text) in enumerate(zip(scenes, texts, strict=True))
     ]
     return datasets.Dataset.from_list(rows)
-
-
-def easy_vqa_questions(samples: int = CALIBRATION_SAMPLES, seed: int = SEED) -> datasets.Dataset:
-    """Image-question pairs of easy-VQA's training split, drawn with `seed`."""
-    questions = load_questions("train")
-    chosen = [questions[index] for index in np.random.default_rng(seed).permutation(len(questions))[:samples]]
-    return _pairs([(question.image_path, question.question) for question in chosen])
-
-
-def easy_vqa_captions(samples: int = CALIBRATION_SAMPLES, seed: int = SEED) -> datasets.Dataset:
-    """Images of easy-VQA's training split with their captions, drawn with `seed`."""
-    captions = list(load_captions("train").items())
-    return _pairs([captions[index] for index in np.random.default_rng(seed).permutation(len(captions))[:samples]])
-
-
-def _pairs(pairs: list[tuple[str, str]]) -> datasets.Dataset:
-    ids = {path: index for index, path in enumerate(dict(pairs))}
-    columns = {
-        "image": [path for path, _ in pairs],
-        "image_id": [ids[path] for path, _ in pairs],
-        "text": [text for _, text in pairs],
-    }
-    return datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
 
 
 def coco_captions(samples: int = CALIBRATION_SAMPLES, seed: int = SEED) -> datasets.Dataset:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import EMBEDDED, ROOT, check_report
+from conftest import EMBEDDED, check_report
 from PIL import Image
 
 from blip_openvino.apps import cli
@@ -141,8 +141,8 @@ def test_convert_ends_with_the_check(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = run("convert", EMBEDDED)
     assert result.exit_code == 0, result.output
-    assert f"{Path('build') / 'blip-easy-vqa'} is ready" in result.stdout
-    assert (tmp_path / "build" / "blip-easy-vqa" / "blip_vision_model.xml").exists()
+    assert f"{Path('build') / EMBEDDED.name} is ready" in result.stdout
+    assert (tmp_path / "build" / EMBEDDED.name / "blip_vision_model.xml").exists()
 
 
 @pytest.mark.parametrize("arguments", [("check", "folder"), ("convert", EMBEDDED), ("optimize", "folder")], ids=str)
@@ -201,10 +201,10 @@ def test_evaluate_measures_a_checkpoints_folder_in_pytorch_on_scenes_and_easy_vq
 
     monkeypatch.setattr(accuracy, "measure_accuracy", measure)
     monkeypatch.setattr(accuracy, "easy_vqa_accuracy", lambda models, processor: {"answers, all": {"PyTorch": "99 %"}})
-    result = run("evaluate", ROOT / "models" / "blip-scenes", "--scenes", "30", "--seed", "7")
+    result = run("evaluate", EMBEDDED, "--scenes", "30", "--seed", "7")
     assert result.stdout == "answers, all: PyTorch TorchBlip\neasy-VQA answers, all: PyTorch 99 %\n"
     assert calls == [("scenes", 30, 7)]
-    assert "convert it first" in error_of("evaluate", ROOT / "models" / "blip-scenes", "--precision", "INT8")
+    assert "convert it first" in error_of("evaluate", EMBEDDED, "--precision", "INT8")
     assert "no-such-folder" in error_of("evaluate", "no-such-folder")
 
 

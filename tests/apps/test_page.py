@@ -28,14 +28,20 @@ from blip_openvino.apps.page import build_demo, launch_demo
 from blip_openvino.data.easy_vqa import load_captions
 from blip_openvino.ir.convert import convert
 
-CAPTIONS = dict(itertools.islice(load_captions("test").items(), 8))
-PATH, CAPTION = next(iter(CAPTIONS.items()))
+PATHS = list(load_captions("test"))[:8]
+PATH = PATHS[0]
 QUESTION = "what color is the shape?"
 
 
 @pytest.fixture(scope="module")
 def folder(converted):
     return ModelFolder(converted)
+
+
+@pytest.fixture
+def caption(captions) -> str:
+    """PyTorch's, of `PATH`."""
+    return captions[PATH]
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +57,12 @@ def components(demo, kind):
     return {each.label: each for each in demo.blocks.values() if isinstance(each, kind)}
 
 
-def test_api_answers_names_the_time_of_each_stage_and_reuses_the_image(client, tmp_path):
+def test_api_answers_names_the_time_of_each_stage_and_reuses_the_image(client, caption, tmp_path):
     file = tmp_path / "new.png"
     Image.open(PATH).save(file, comment="with other bytes")
     replies = [client.predict(handle_file(file), QUESTION, api_name="/answer") for _ in range(2)]
     (answer, first), (again, second) = replies
-    assert answer == again == CAPTION.split()[1]
+    assert answer == again == caption.split()[1]
     assert list(first) == ["preprocess", "vision", "image reused", "answer", "log-probability"]
     assert list(second) == ["preprocess", "image reused", "answer", "log-probability"]
     assert (first["image reused"], second["image reused"]) == (False, True)
@@ -65,8 +71,8 @@ def test_api_answers_names_the_time_of_each_stage_and_reuses_the_image(client, t
 
 
 @pytest.mark.parametrize("question", [(), ("",), ("   ",), (None,)])
-def test_api_captions_without_a_question(client, question):
-    assert client.predict(handle_file(PATH), *question, api_name="/answer")[0] == CAPTION
+def test_api_captions_without_a_question(client, caption, question):
+    assert client.predict(handle_file(PATH), *question, api_name="/answer")[0] == caption
 
 
 def test_api_streams_word_by_word(client):
@@ -83,11 +89,11 @@ def test_beams_come_at_once_and_give_what_generate_gives(folder):
     assert final == folder.processor.decode(model.generate_caption(**folder.processor(PATH), num_beams=3)[0])
 
 
-def test_options_reach_the_model(client, monkeypatch):
+def test_options_reach_the_model(client, caption, monkeypatch):
     seen, generate = [], OVBlipModel.generate_caption
     monkeypatch.setattr(OVBlipModel, "generate_caption", lambda *a, **k: seen.append(k) or generate(*a, **k))
     short = client.predict(handle_file(PATH), max_new_tokens=2, num_beams=3, api_name="/answer")[0]
-    assert short == " ".join(CAPTION.split()[:2])
+    assert short == " ".join(caption.split()[:2])
     client.predict(handle_file(PATH), temperature=0.7, top_p=0.9, api_name="/answer")
     beams, sampled = [{name: each for name, each in kwargs.items() if np.isscalar(each)} for kwargs in seen]
     scores = {"return_dict_in_generate": False}  # transformers gives the texts alone, which are scored afterwards
@@ -137,7 +143,7 @@ def test_a_file_over_the_limit_is_refused(client, tmp_path):
 
 
 def test_clients_at_once_get_what_each_would_get_alone(address, folder):
-    requests = [(path, text) for path in list(CAPTIONS)[:4] for text in ("", QUESTION, "is there a circle?")]
+    requests = [(path, text) for path in PATHS[:4] for text in ("", QUESTION, "is there a circle?")]
     expected = [asked(folder, path, text)[0] for path, text in requests]
 
     def ask_all(client: Client) -> list[str]:
@@ -168,7 +174,7 @@ def test_closing_the_reply_ends_the_generation(folder, monkeypatch, num_beams):
     assert not unread
 
 
-def test_a_model_is_loaded_and_an_image_encoded_once_for_all_who_ask_at_once(converted, monkeypatch):
+def test_a_model_is_loaded_and_an_image_encoded_once_for_all_who_ask_at_once(converted, caption, monkeypatch):
     loaded, encoded = [], []
     load, encode = OVBlipModel.from_pretrained, OVBlipModel.encode_images
     folder = ModelFolder(converted)
@@ -176,7 +182,7 @@ def test_a_model_is_loaded_and_an_image_encoded_once_for_all_who_ask_at_once(con
     monkeypatch.setattr(OVBlipModel, "from_pretrained", lambda *a: loaded.append(a) or load(*a))
     monkeypatch.setattr(OVBlipModel, "encode_images", lambda *a: encoded.append(a) or encode(*a))
     with ThreadPoolExecutor(4) as pool:
-        assert {text for text, _ in pool.map(lambda _: asked(folder), range(4))} == {CAPTION}
+        assert {text for text, _ in pool.map(lambda _: asked(folder), range(4))} == {caption}
     assert len(loaded) == 1
     assert len([pixels for _, pixels in encoded if isinstance(pixels, np.ndarray)]) == 1
 
@@ -208,15 +214,15 @@ def test_what_could_not_be_made_is_tried_again_and_drives_nothing_out():
 
 def test_only_the_last_images_and_models_are_kept(converted):
     folder = ModelFolder(converted)
-    for path in list(CAPTIONS)[: IMAGES_KEPT + 1]:
+    for path in PATHS[: IMAGES_KEPT + 1]:
         assert asked(folder, path)[1]["image reused"] is False
-    assert [asked(folder, path)[1]["image reused"] for path in list(CAPTIONS)[1::-1]] == [True, False]
+    assert [asked(folder, path)[1]["image reused"] for path in PATHS[1::-1]] == [True, False]
     for device in ("AUTO", "AUTO:CPU", "CPU")[: MODELS_KEPT + 1]:
         _, milliseconds = asked(folder, device=device)
     assert "load model" in milliseconds
 
 
-def test_a_device_that_fails_the_check_is_refused_and_checked_once(converted, monkeypatch):
+def test_a_device_that_fails_the_check_is_refused_and_checked_once(converted, caption, monkeypatch):
     checked = []
 
     def check(model, folder, device):
@@ -228,7 +234,7 @@ def test_a_device_that_fails_the_check_is_refused_and_checked_once(converted, mo
     for _ in range(2):
         with pytest.raises(ValueError, match=r"(?s)AUTO FP16 gives wrong results, choose another one:\n.*WRONG"):
             asked(folder, device="AUTO")
-        assert asked(folder)[0] == CAPTION
+        assert asked(folder)[0] == caption
     assert checked == [(converted, "AUTO", "FP16"), (converted, "CPU", "FP16")]
     with pytest.raises(ValueError, match="AUTO FP16 gives wrong results"):
         build_demo(converted, device="AUTO")
@@ -267,47 +273,45 @@ def test_retrieval_checkpoint_says_how_well_a_text_fits(retrieval_folder):
 
 
 def test_retrieval_checkpoint_searches_among_images(retrieval_folder):
-    paths = list(CAPTIONS)
     demo = build_demo(retrieval_folder, device="CPU", precision="FP16")
     client = Client(launch_demo(demo, prevent_thread_lock=True, inline=False), verbose=False)
-    gallery = client.predict([handle_file(path) for path in paths], "a red triangle", api_name="/search")
+    gallery = client.predict([handle_file(path) for path in PATHS], "a red triangle", api_name="/search")
     folder = ModelFolder(retrieval_folder)
     blip = Blip(folder.load("CPU", "FP16", {})[0], folder.processor)
-    found = blip.find_images("a red triangle", paths, top=5)
+    found = blip.find_images("a red triangle", PATHS, top=5)
     assert [each["caption"] for each in gallery] == [f"{e.match:.1%} (similarity {e.similarity:.3f})" for e in found]
     pictures = [np.asarray(Image.open(each["image"]).convert("RGB")) for each in gallery]
     for picture, each in zip(pictures, found, strict=True):
-        assert np.abs(picture.astype(int) - np.asarray(Image.open(paths[each.index]).convert("RGB"))).mean() < 2
+        assert np.abs(picture.astype(int) - np.asarray(Image.open(PATHS[each.index]).convert("RGB"))).mean() < 2
     with pytest.raises(AppError, match="Search needs images to look through and a text"):
-        client.predict([handle_file(paths[0])], "  ", api_name="/search")
+        client.predict([handle_file(PATHS[0])], "  ", api_name="/search")
     demo.close()
 
 
 def test_retrieval_checkpoint_searches_an_index_where_no_images_are_uploaded(retrieval_folder, tmp_path):
-    paths = list(CAPTIONS)
     models = ModelFolder(retrieval_folder)
     blip = Blip(models.load("CPU", "FP16", {})[0], models.processor)
     index = ImageIndex.create(tmp_path / "photos.index", blip, str(retrieval_folder))
-    index.update(blip, find_items(paths))
+    index.update(blip, find_items(PATHS))
     demo = build_demo(retrieval_folder, device="CPU", precision="FP16", index=index)
     client = Client(launch_demo(demo, prevent_thread_lock=True, inline=False), verbose=False)
     gallery = client.predict([], "a red triangle", api_name="/search")
     found = index.search(blip, text="a red triangle", top=5)
     assert [each["caption"] for each in gallery] == [f"{e.match:.1%} (similarity {e.similarity:.3f})" for e in found]
     # What is uploaded goes before the index.
-    assert len(client.predict([handle_file(paths[0])], "a red triangle", api_name="/search")) == 1
+    assert len(client.predict([handle_file(PATHS[0])], "a red triangle", api_name="/search")) == 1
     with pytest.raises(AppError, match="Search needs a text"):
         client.predict([], "  ", api_name="/search")
     demo.close()
 
 
-@pytest.mark.parametrize(("data", "is_limited"), [("easy-vqa", True), (None, False)])
+@pytest.mark.parametrize(("data", "is_limited"), [("scenes", True), (None, False)])
 def test_limits_are_said_where_the_folder_says_what_the_model_was_trained_on(converted, monkeypatch, data, is_limited):
     config = ask_module.load_config(converted)
     config.trained_on = data
     monkeypatch.setattr(ask_module, "load_config", lambda folder: config)
     notes = components(build_demo(converted, device="CPU"), gr.Markdown).values()
-    assert any("13 answers" in note.value for note in notes) is is_limited
+    assert any("drawn scenes alone" in note.value for note in notes) is is_limited
 
 
 def test_page_is_served_on_this_machine_only_and_reports_nothing(address, client):

@@ -1,6 +1,5 @@
 """The page in a real browser: Debian's Chromium without a window, driven by Playwright."""
 
-import itertools
 import re
 import threading
 import time
@@ -12,9 +11,11 @@ from playwright.sync_api import Page, expect
 
 from blip_model import OVBlipModel
 from blip_openvino.data.easy_vqa import load_captions
+from blip_openvino.data.scenes import TEST_SEED, make_scene
+from notebook_utils import SCENE_EXAMPLES
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
-CAPTIONS = list(itertools.islice(load_captions("test").items(), 4))
+PATHS = list(load_captions("test"))[:4]
 MARKUP = """<img src=x onerror="window.broken = true"> **bold** ${window.broken = true} is there a circle?"""
 
 
@@ -52,8 +53,9 @@ def expect_history(page: Page, *turns: tuple[str, str]) -> None:
     expect(page.get_by_role("gridcell")).to_have_text([text for turn in turns for text in turn])
 
 
-def test_upload_ask_caption_and_another_image(page):
-    (path, caption), (other, other_caption) = CAPTIONS[:2]
+def test_upload_ask_caption_and_another_image(page, captions):
+    path, other = PATHS[:2]
+    caption, other_caption = captions[path], captions[other]
     colour, question = caption.split()[1], "what color is the shape?"
     upload(page, path)
     ask(page, question)
@@ -72,9 +74,9 @@ def test_upload_ask_caption_and_another_image(page):
     expect_history(page, ("(a caption)", other_caption))
 
 
-def test_changing_the_device_keeps_image_question_and_history(page):
-    path, caption = CAPTIONS[2]
-    colour, question = caption.split()[1], "what color is the shape?"
+def test_changing_the_device_keeps_image_question_and_history(page, captions):
+    path = PATHS[2]
+    colour, question = captions[path].split()[1], "what color is the shape?"
     upload(page, path)
     ask(page, question)
     expect_history(page, (question, colour))
@@ -85,8 +87,8 @@ def test_changing_the_device_keeps_image_question_and_history(page):
     expect_history(page, (question, colour), (question, colour))
 
 
-def test_errors_are_text_and_history_stays(page, tmp_path):
-    path, caption = CAPTIONS[3]
+def test_errors_are_text_and_history_stays(page, captions, tmp_path):
+    path, caption = PATHS[3], captions[PATHS[3]]
     ask(page, "is there a circle?")
     expect(box(page, "Answer")).to_have_value("⚠ There is no image: upload one or click an example.")
     bad = tmp_path / "<b>text.png"
@@ -104,7 +106,7 @@ def test_errors_are_text_and_history_stays(page, tmp_path):
 
 @pytest.mark.parametrize("page", [1280, 390], indirect=True)
 def test_markup_in_a_question_stays_text_and_the_page_fits_its_window(page):
-    upload(page, CAPTIONS[0][0])
+    upload(page, PATHS[0])
     ask(page, MARKUP)
     expect(page.get_by_role("gridcell").first).to_have_text(MARKUP)
     assert page.evaluate("window.broken") is None
@@ -114,20 +116,24 @@ def test_markup_in_a_question_stays_text_and_the_page_fits_its_window(page):
 
 
 def test_an_example_can_be_clicked_and_enter_asks(page):
-    page.get_by_role("button", name="is there a circle?").click()
-    expect(box(page, "Question")).to_have_value("is there a circle?")
+    index, question = SCENE_EXAMPLES["object recognition"]
+    page.get_by_role("button", name=question).click()
+    expect(box(page, "Question")).to_have_value(question)
     box(page, "Question").press("Enter")
-    expect(box(page, "Answer")).to_have_value("yes")
+    dogs = sum(item.kind == "dog" for item in make_scene(TEST_SEED + index).items)
+    expect(box(page, "Answer")).to_have_value(str(dogs))
 
 
-def test_answer_grows_and_closing_the_page_ends_the_generation(page, monkeypatch):
+def test_answer_grows_and_closing_the_page_ends_the_generation(page, processor, monkeypatch):
+    question_mark = processor.tokenizer.convert_tokens_to_ids("?")
+
     def generate(self, images, *, streamer, **kwargs):
         for _ in range(1000):
-            streamer.put(np.array([5]))  # a question mark
+            streamer.put(np.array([question_mark]))
             time.sleep(0.05)
 
     monkeypatch.setattr(OVBlipModel, "generate_caption", generate)
-    upload(page, CAPTIONS[0][0])
+    upload(page, PATHS[0])
     ask(page, "")
     expect(box(page, "Answer")).to_have_value(re.compile(r"^\?{3}"))
     page.close()

@@ -12,7 +12,7 @@ from transformers import BlipForImageTextRetrieval
 from benchmarks.checkpoint import blip_processor
 from blip_model import OVBlipModel
 from blip_openvino.apps.blip import Blip, best_matches
-from blip_openvino.ir.calibration import easy_vqa_captions
+from blip_openvino.ir.calibration import scene_texts
 from blip_openvino.ir.convert import convert
 from blip_openvino.ir.files import Part
 from blip_openvino.ir.optimize import optimize
@@ -123,7 +123,7 @@ def test_a_checkpoint_without_matching_says_so(fp16_model, processor):
 
 def test_quantized_features_point_where_the_others_do(retrieval_folder, blip, easy_vqa, tmp_path):
     folder = shutil.copytree(retrieval_folder, tmp_path / "itm")
-    optimize(folder, easy_vqa_captions(30))
+    optimize(folder, scene_texts(False, 30))
     quantized = Blip(OVBlipModel.from_pretrained(folder, "CPU", "INT8"), blip.processor)
     texts = blip.processor(text=TEXTS)
     features = [each.model.text_features(**texts) for each in (quantized, blip)]

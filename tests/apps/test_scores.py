@@ -9,6 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from blip_model import OVBlipModel
 from blip_openvino.apps.blip import Blip
 from blip_openvino.data.easy_vqa import ANSWERS
+from blip_openvino.evaluate.check import LOST
 from blip_openvino.runtime.processor import OVBlipProcessor
 
 TOLERANCE = 0.05
@@ -102,12 +103,13 @@ def test_answers_are_ranked_by_the_probabilities_of_pytorch(blip, checkpoint, pr
     assert list(found.values()) == sorted(found.values(), reverse=True)
 
 
-def test_ranking_is_at_least_as_accurate_as_generating(easy_vqa, quantized):
+def test_ranking_is_at_least_as_accurate_as_generating(easy_vqa, quantized, torch_sample):
     blip = Blip(OVBlipModel.from_pretrained(quantized, "CPU"), OVBlipProcessor.from_pretrained(quantized))
     asked = [easy_vqa.questions[index] for index in easy_vqa.sample[:300]]
     ranked = sum(next(iter(blip.rank(each.image_path, each.question, ANSWERS))) == each.answer for each in asked)
     generated = sum(blip.ask(each.image_path, each.question).text == each.answer for each in asked)
-    assert ranked >= generated >= 297
+    torch_right = sum(text == each.answer for text, each in zip(easy_vqa.texts(torch_sample), asked, strict=False))
+    assert ranked >= generated >= torch_right - LOST["INT8"] * len(asked)
 
 
 @pytest.mark.parametrize("answers", [[], [""], ["yes", ""]])

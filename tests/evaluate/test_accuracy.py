@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blip_openvino.data.easy_vqa import Question, load_captions, load_questions
+from blip_openvino.data.easy_vqa import Question, load_captions, load_questions, question_type
 from blip_openvino.data.scene_captions import caption
 from blip_openvino.data.scene_questions import KINDS, scene_questions
 from blip_openvino.data.scenes import Scene, draw_scene, make_scenes
-from blip_openvino.evaluate import accuracy
 from blip_openvino.evaluate.accuracy import (
     Score,
     answer_questions,
     caption_images,
+    easy_vqa_accuracy,
     exact_match,
     lost_accuracy,
     measure_accuracy,
-    score_answers,
 )
 from blip_openvino.ir.checkpoint import TorchBlip
 
@@ -93,34 +92,12 @@ def test_captions_come_in_the_order_of_the_images_across_batches(ours, tmp_path,
     assert caption_images(EchoModel(), ours, paths) == ours.batch_decode(expected)
 
 
-def test_answers_are_scored_by_question_type():
-    questions = [Question("image.png", "what?", answer, 0) for answer in ("yes", "no", "no", "red", "teal", "circle")]
-    assert score_answers(["yes", "no", "yes", "red", "circle", "circle"], questions) == {
-        "all": Score(4, 6),
-        "yes/no": Score(2, 3),
-        "colour": Score(1, 2),
-        "shape": Score(1, 1),
-    }
-    assert score_answers(["Red"], questions[3:4]) == {"all": Score(0, 1), "colour": Score(0, 1)}
-
-
 def test_exact_match_counts_equal_texts_and_wants_one_for_each():
     assert exact_match(["a red circle", "a teal circle", ""], ["a red circle", "a red circle", ""]) == Score(2, 3)
     with pytest.raises(ValueError, match="1 texts do not go with 2 expected"):
         exact_match(["yes"], ["yes", "no"])
     with pytest.raises(ValueError, match="give one for each, at least one"):
         exact_match([], [])
-
-
-def test_easy_vqa_is_measured_with_agreement_and_captions(monkeypatch, f32_model, ours, shuffled_questions):
-    captions = dict(list(load_captions("test").items())[:12])
-    monkeypatch.setattr(accuracy, "load_questions", lambda split: shuffled_questions)
-    monkeypatch.setattr(accuracy, "load_captions", lambda split: captions)
-    found = measure_accuracy({"FP16": f32_model, "INT8": EchoModel()}, ours, config_of("easy-vqa"))
-    assert found["answers, all"] == {"FP16": Score(n := len(shuffled_questions), n), "INT8": Score(0, n)}
-    assert found["agreement with FP16, answers"] == found["answers, all"]
-    assert found["captions, all"] == {"FP16": Score(12, 12), "INT8": Score(0, 12)}
-    assert {"answers, colour", "answers, shape", "answers, yes/no", "agreement with FP16, captions"} < found.keys()
 
 
 def test_without_data_the_scoring_half_of_vqa_v2_is_measured(monkeypatch, ours):
@@ -141,7 +118,6 @@ def test_without_data_the_scoring_half_of_vqa_v2_is_measured(monkeypatch, ours):
     [
         ("faces", "BlipForQuestionAnswering"),
         (None, "BlipForImageTextRetrieval"),
-        ("easy-vqa", "BlipForImageTextRetrieval"),
     ],
 )
 def test_a_model_that_no_data_suits_is_refused(ours, trained_on, architecture):
@@ -162,27 +138,37 @@ class Passing:
         return texts
 
 
-class KnowsScenes:
-    """Answers and captions scenes rightly, but for one kind of question."""
+def key(image: str | Image.Image) -> str | bytes:
+    """What tells pictures apart: a path, or the pixels."""
+    return image if isinstance(image, str) else image.tobytes()
 
-    def __init__(self, scenes: list[Scene], fails_at: str = ""):
-        self.captions = {draw_scene(scene).tobytes(): caption(scene) for scene in scenes}
-        self.answers = {
-            (draw_scene(scene).tobytes(), each.question): each.answer if each.kind != fails_at else "?"
-            for scene in scenes
-            for each in scene_questions(scene)
-        }
+
+class Knows:
+    """Says what it is told to, of pictures by `key`."""
+
+    def __init__(self, captions: dict, answers: dict):
+        self.captions, self.answers = captions, answers
 
     def generate_answer(self, pixel_values, input_ids, max_new_tokens):
-        return [self.answers[pixel_values.tobytes(), question] for question in input_ids]
+        return [self.answers[key(pixel_values), question] for question in input_ids]
 
     def generate_caption(self, pixel_values, max_new_tokens):
-        return [self.captions[picture.tobytes()] for picture in pixel_values]
+        return [self.captions[key(picture)] for picture in pixel_values]
+
+
+def knows_scenes(scenes: list[Scene], fails_at: str = "") -> Knows:
+    """Says what is right of scenes, but for one kind of question."""
+    answers = {
+        (key(draw_scene(scene)), each.question): each.answer if each.kind != fails_at else "?"
+        for scene in scenes
+        for each in scene_questions(scene)
+    }
+    return Knows({key(draw_scene(scene)): caption(scene) for scene in scenes}, answers)
 
 
 def test_scenes_are_measured_by_kind_of_question():
     scenes = make_scenes(20, first_seed=5)
-    models = {"PyTorch": KnowsScenes(scenes), "INT8": KnowsScenes(scenes, fails_at="counting")}
+    models = {"PyTorch": knows_scenes(scenes), "INT8": knows_scenes(scenes, fails_at="counting")}
     found = measure_accuracy(models, Passing(), config_of("scenes"), samples=20, first_seed=5)
     asked = Counter(each.kind for scene in scenes for each in scene_questions(scene))
     assert {f"answers, {kind}" for kind in KINDS} < found.keys()
@@ -195,6 +181,24 @@ def test_scenes_are_measured_by_kind_of_question():
     assert found["answers, counting"] == {"PyTorch": Score(counted, counted), "INT8": Score(0, counted)}
     assert found["answers, reading"]["INT8"] == Score(asked["reading"], asked["reading"])
     assert found["captions, all"] == {name: Score(20, 20) for name in models}
+
+
+def test_easy_vqa_is_measured_on_its_whole_test_split_by_type_of_question():
+    """A model that is right, and one that takes every shape for a circle."""
+    questions, captions = load_questions("test"), load_captions("test")
+    right = {(each.image_path, each.question): each.answer for each in questions}
+    circles = {name: "circle" if answer in ("rectangle", "triangle") else answer for name, answer in right.items()}
+    models = {"PyTorch": Knows(captions, right), "INT8": Knows(dict.fromkeys(captions, "a circle"), circles)}
+    found = easy_vqa_accuracy(models, Passing())
+    types = Counter(question_type(each.answer) for each in questions)
+    wrong = sum(each.answer in ("rectangle", "triangle") for each in questions)
+    assert found["answers, all"] == {"PyTorch": Score(9673, 9673), "INT8": Score(9673 - wrong, 9673)}
+    assert found["answers, shape"]["INT8"] == Score(types["shape"] - wrong, types["shape"])
+    for name in ("colour", "yes/no"):
+        assert found[f"answers, {name}"] == dict.fromkeys(models, Score(types[name], types[name]))
+    assert found["captions, all"] == {"PyTorch": Score(772, 772), "INT8": Score(0, 772)}
+    assert found["agreement with PyTorch, answers"] == found["answers, all"]
+    assert found["agreement with PyTorch, captions"] == found["captions, all"]
 
 
 def test_what_lost_more_than_it_may_is_named():

@@ -64,7 +64,7 @@ def random_checkpoint(model_class, config: BlipConfig):
 )
 def test_every_geometry_of_the_family_says_what_pytorch_says(tmp_path, model_class, size, layers):
     model = random_checkpoint(model_class, geometry(size, layers))
-    model.config.trained_on = "easy-vqa"  # pictures to calibrate on, without the Hub
+    model.config.trained_on = "scenes"  # pictures to calibrate on, without the Hub
     folder = convert(model, blip_processor(model.config), tmp_path)
     optimize(folder, calibration_dataset(folder, 3))
     pixel_values = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE)

@@ -15,7 +15,7 @@ from tiny import convert_random
 
 from blip_model import OVBlipModel
 from blip_openvino.ir import files
-from blip_openvino.ir.calibration import easy_vqa_questions
+from blip_openvino.ir.calibration import scene_texts
 from blip_openvino.ir.files import Part, load_config, read_best, read_ir, read_stamp, save_ir, seal, staging, writing
 from blip_openvino.ir.optimize import optimize
 
@@ -27,7 +27,7 @@ INT8 = [part.file("INT8") for part in Part]
 def tiny(tmp_path_factory) -> dict[int, Path]:
     """Converted folders of two random models, by their seed, the first one with quantized files."""
     folders = {seed: convert_random(seed, tmp_path_factory.mktemp(f"tiny-{seed}")) for seed in (1, 2)}
-    optimize(folders[1], easy_vqa_questions(4))
+    optimize(folders[1], scene_texts(True, 4))
     return folders
 
 
@@ -138,7 +138,7 @@ def test_rerun_repairs_every_damage(tiny, folder):
     for name, content in contents(folder).items():
         (folder / name).write_bytes(flipped(content))
     convert_random(1, folder)
-    optimize(folder, easy_vqa_questions(4))
+    optimize(folder, scene_texts(True, 4))
     repaired = contents(folder)
     assert {*repaired} == {*contents(tiny[1])}
     weights = [name for name in repaired if name.endswith(".bin")]

@@ -7,8 +7,9 @@ import numpy as np
 import openvino as ov
 import pytest
 
-from blip_openvino.data.easy_vqa import load_questions
-from blip_openvino.ir.calibration import easy_vqa_questions
+from blip_openvino.data.scene_questions import scene_questions
+from blip_openvino.data.scenes import make_scenes
+from blip_openvino.ir.calibration import SEED, calibration_dataset, scene_texts
 from blip_openvino.ir.files import Part, load_config, read_parts, weight_sizes
 from blip_openvino.ir.optimize import calibration_inputs, compress_weights, optimize
 from blip_openvino.runtime.avx2 import is_int8_product
@@ -34,21 +35,22 @@ def test_every_part_is_smaller_than_in_fp16(quantized):
 def test_same_calibration_data_reuses_everything_and_other_data_quantizes_anew(quantized, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     folder = shutil.copytree(quantized, tmp_path / "copy")
-    optimize(folder, easy_vqa_questions())
+    optimize(folder, calibration_dataset(folder))
     assert caplog.text.count("reused") == 3
-    optimize(folder, easy_vqa_questions(4))
+    optimize(folder, scene_texts(True, 4))
     assert caplog.text.count("making it, the one there has calibration") == 3
 
 
-def test_calibration_pairs_are_of_the_training_split_and_the_same_every_time():
-    dataset = easy_vqa_questions(50)
-    assert {*dataset["text"]} <= {question.question for question in load_questions("train")}
-    assert dataset["text"] == easy_vqa_questions(50)["text"]
+def test_calibration_scenes_go_with_a_question_about_them_and_are_the_same_every_time():
+    dataset = scene_texts(True, 50)
+    for scene, text in zip(make_scenes(50, SEED), dataset["text"], strict=True):
+        assert text in {each.question for each in scene_questions(scene)}
+    assert dataset["text"] == scene_texts(True, 50)["text"]
 
 
 def test_empty_calibration_set_and_unknown_weights_are_refused(converted, processor):
     parts = read_parts(ov.Core(), converted, load_config(converted), "FP16")
     with pytest.raises(ValueError, match="the calibration dataset is empty"):
-        calibration_inputs(easy_vqa_questions(0), processor, parts)
+        calibration_inputs(scene_texts(True, 0), processor, parts)
     with pytest.raises(ValueError, match="weights is 'int3'; it takes 'int8' or 'int4'"):
         compress_weights(parts[Part.TEXT_DECODER], "int3")

@@ -11,10 +11,12 @@ from PIL import Image
 from transformers import BlipProcessor
 
 from blip_model import OVBlipModel
+from blip_openvino.data.easy_vqa import question_type
 from blip_openvino.data.scene_captions import caption
 from blip_openvino.data.scene_questions import KINDS, scene_questions
 from blip_openvino.data.scenes import draw_scene, make_scenes
 from blip_openvino.evaluate.accuracy import SCENES, answer_each, caption_images, measure_accuracy
+from blip_openvino.evaluate.scores import scores_by_kind
 from blip_openvino.ir.checkpoint import TorchBlip, load_checkpoint
 from blip_openvino.ir.convert import convert
 from blip_openvino.runtime.processor import OVBlipProcessor
@@ -36,16 +38,12 @@ def card(name: str) -> dict[str, tuple[int, int]]:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, Path]:
+def folders(converted, tmp_path_factory) -> dict[str, Path]:
     """Both, converted."""
-    return {
-        name: convert(
-            load_checkpoint(folder_of(name)),
-            BlipProcessor.from_pretrained(folder_of(name)),
-            tmp_path_factory.mktemp("scenes") / name,
-        )
-        for name in NAMES
-    }
+    checkpoint = folder_of("blip-scenes-retrieval")
+    processor = BlipProcessor.from_pretrained(checkpoint)
+    folder = convert(load_checkpoint(checkpoint), processor, tmp_path_factory.mktemp("scenes") / checkpoint.name)
+    return dict(zip(NAMES, (converted, folder), strict=True))
 
 
 @pytest.mark.slow
@@ -63,11 +61,22 @@ def test_card_states_what_float32_gives_on_all_scenes_that_are_kept_for_measurin
         assert score.right == pytest.approx(right, abs=3), measure
 
 
+@pytest.mark.slow
+def test_card_states_what_pytorch_gives_on_easy_vqa(easy_vqa, torch_greedy, torch_captions):
+    right = [question.answer for question in easy_vqa.questions]
+    scores = scores_by_kind(easy_vqa.texts(torch_greedy), right, map(question_type, right))
+    found = {f"easy-VQA answers, {kind}": score for kind, score in scores.items()}
+    found["easy-VQA captions, all"] = easy_vqa.caption_score(torch_captions)
+    stated = {measure: pair for measure, pair in card("blip-scenes").items() if measure.startswith("easy-VQA")}
+    assert {measure: (score.right, score.asked) for measure, score in found.items()} == stated
+
+
 def test_cards_state_what_is_asked_of_the_models():
     rates = {measure: right / asked for name in NAMES for measure, (right, asked) in card(name).items()}
     assert rates["answers, all"] >= 0.97
     assert min(round(rates[f"answers, {kind}"], 4) for kind in KINDS) >= 0.93
     assert rates["captions, all"] >= 0.90
+    assert min(rates["easy-VQA answers, all"], rates["easy-VQA captions, all"]) >= 0.99
     assert min(rates["recall@1 re-ranked, picture to text"], rates["recall@1 re-ranked, text to picture"]) >= 0.90
     assert min(rates["recall@1 contrast, picture to text"], rates["recall@1 contrast, text to picture"]) >= 0.70
     assert rates["matching, all"] >= 0.97
@@ -79,9 +88,9 @@ def test_checkpoints_are_small():
     assert sum(sizes) <= 28e6
 
 
-def test_answers_and_captions_are_those_of_pytorch_in_float32(folders):
+def test_answers_and_captions_are_those_of_pytorch_in_float32(folders, checkpoint):
     model = OVBlipModel.from_pretrained(folders["blip-scenes"], "CPU", "FP16", F32)
-    sides = TorchBlip(load_checkpoint(folder_of("blip-scenes"))), model
+    sides = TorchBlip(checkpoint), model
     processor = OVBlipProcessor.from_pretrained(folders["blip-scenes"])
     scenes = make_scenes(25)
     pictures = [draw_scene(scene) for scene in scenes]

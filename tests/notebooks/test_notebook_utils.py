@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 import requests
-from conftest import EMBEDDED
 from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 
 import notebook_utils
 from blip_model import OVBlipModel
-from blip_openvino.data.easy_vqa import load_captions
 from blip_openvino.data.scene_questions import KINDS, scene_questions
 from blip_openvino.data.scenes import draw_scene, make_scenes
 from notebook_utils import (
@@ -141,13 +139,6 @@ def test_widgets_hold_their_defaults_and_the_devices_of_this_machine():
     for arguments in (("TPU",), ("AUTO", ["AUTO"])):
         with pytest.raises(ValueError, match=rf"'{arguments[0]}' is not available.*CPU"):
             device_widget(*arguments)
-
-
-def test_examples_are_images_of_easy_vqa_for_models_of_easy_vqa(tmp_path):
-    (tmp_path / "config.json").write_text('{"trained_on": "easy-vqa"}')
-    captions = load_captions("test")
-    assert example_inputs(tmp_path) == example_inputs(EMBEDDED)
-    assert [path in captions for path, _ in example_inputs(tmp_path)] == [True] * 3
 
 
 def test_examples_are_scenes_with_a_question_of_each_kind_for_models_of_scenes(tmp_path):

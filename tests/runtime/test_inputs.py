@@ -9,7 +9,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
+from conftest import EMBEDDED
 from hypothesis import HealthCheck, given, settings
+from transformers import BlipConfig
 
 from blip_model import OVBlipModel
 from blip_openvino.runtime.arrays import is_tensor
@@ -26,13 +28,13 @@ def control(easy_vqa):
 
 
 @pytest.fixture(autouse=True)
-def the_next_answer_is_right(request, fp16_model, control, torch_sample):
+def the_next_answer_is_right(request, fp16_model, control, expected):
     yield
-    assert np.array_equal(fp16_model.generate_answer(**control), torch_sample)
+    assert np.array_equal(fp16_model.generate_answer(**control), expected)
 
 
 @pytest.fixture(scope="module")
-def torch_sample(checkpoint, easy_vqa):
+def expected(checkpoint, easy_vqa):
     return easy_vqa.torch_answers(checkpoint, [0, 9]).numpy()[:, :3]
 
 
@@ -46,6 +48,8 @@ def with_value(value: float, dtype: str = "float32"):
 
 
 PIXELS, IDS, MASK = "pixel_values", "input_ids", "attention_mask"
+CONFIG = BlipConfig.from_pretrained(EMBEDDED)
+SIZE, VOCABULARY = CONFIG.vision_config.image_size, CONFIG.text_config.vocab_size
 
 
 @pytest.mark.parametrize(
@@ -62,20 +66,24 @@ PIXELS, IDS, MASK = "pixel_values", "input_ids", "attention_mask"
         *((MASK, lambda a, kind=kind: a.astype(kind)) for kind in ("?", "f4", "u1")),
     ],
 )
-def test_any_layout_and_type_gives_the_one_answer(fp16_model, control, torch_sample, name, change):
+def test_any_layout_and_type_gives_the_one_answer(fp16_model, control, expected, name, change):
     found = fp16_model.generate_answer(**control | {name: change(control[name])})
-    assert np.array_equal(found, torch_sample)
+    assert np.array_equal(found, expected)
 
 
 REFUSED = [
-    (PIXELS, lambda a: a[0], r"pixel_values is \[3, 64, 64\] of float32; this model takes \[images, 3, 64, 64\]"),
-    (PIXELS, lambda a: a[:, :, :, :48], r"is \[2, 3, 64, 48\].* use the processor"),
-    (PIXELS, lambda a: a[:, :1], r"pixel_values is \[2, 1, 64, 64\]"),
-    (PIXELS, lambda a: a[:0], r"pixel_values is \[0, 3, 64, 64\]"),
+    (
+        PIXELS,
+        lambda a: a[0],
+        rf"pixel_values is \[3, {SIZE}, {SIZE}\] of float32; this model takes \[images, 3, {SIZE}, {SIZE}\]",
+    ),
+    (PIXELS, lambda a: a[:, :, :, :48], rf"is \[2, 3, {SIZE}, 48\].* use the processor"),
+    (PIXELS, lambda a: a[:, :1], rf"pixel_values is \[2, 1, {SIZE}, {SIZE}\]"),
+    (PIXELS, lambda a: a[:0], rf"pixel_values is \[0, 3, {SIZE}, {SIZE}\]"),
     (PIXELS, lambda a: a.astype("u1"), "of uint8; this model takes .* of floats"),
-    (PIXELS, with_value(np.nan), "1 of 24576 pixel_values are NaN or infinite"),
-    (PIXELS, with_value(-np.inf), "1 of 24576 pixel_values are NaN or infinite"),
-    (PIXELS, with_value(1e300, "f8"), "1 of 24576 pixel_values are NaN or infinite"),
+    (PIXELS, with_value(np.nan), f"1 of {2 * 3 * SIZE**2} pixel_values are NaN or infinite"),
+    (PIXELS, with_value(-np.inf), f"1 of {2 * 3 * SIZE**2} pixel_values are NaN or infinite"),
+    (PIXELS, with_value(1e300, "f8"), f"1 of {2 * 3 * SIZE**2} pixel_values are NaN or infinite"),
     (PIXELS, lambda a: a.tolist(), "pixel_values is a list; it takes an array or a tensor"),
     (PIXELS, lambda a: None, "pixel_values is a NoneType; it takes an array or a tensor"),
     (PIXELS, lambda a: a[[0, 0, 1]], "3 images do not go with 2 texts: give one"),
@@ -83,8 +91,8 @@ REFUSED = [
     (IDS, lambda a: a[:, :0], r"input_ids is \[2, 0\] of int64"),
     (IDS, lambda a: a.astype("f4"), "of float32; it takes .* of int64"),
     (IDS, lambda a: a > 0, "of bool; it takes .* of int64"),
-    (IDS, with_value(-1, "i8"), "input_ids has tokens from -1 to .* outside the vocabulary of 35"),
-    (IDS, with_value(35, "i8"), "to 35, outside the vocabulary of 35: use the tokenizer"),
+    (IDS, with_value(-1, "i8"), f"input_ids has tokens from -1 to .* outside the vocabulary of {VOCABULARY}"),
+    (IDS, with_value(VOCABULARY, "i8"), f"to {VOCABULARY}, outside the vocabulary of {VOCABULARY}: use the tokenizer"),
     (IDS, lambda a: np.tile(a, 65), "tokens long; the model takes 512: shorten it"),
     (IDS, lambda a: "is there a circle?", "input_ids is a str; it takes an array"),
     (IDS, lambda a: a[[0, 1, 1]], r"attention_mask is \[2, \d+\] but input_ids is \[3"),
@@ -125,7 +133,7 @@ def test_tensors_are_told_from_arrays_while_another_thread_imports_pytorch(monke
     assert not is_tensor(np.zeros(1))
 
 
-CONFIG = SimpleNamespace(vocab_size=35, max_position_embeddings=8)
+SHORT = SimpleNamespace(vocab_size=35, max_position_embeddings=8)
 SHAPES = npst.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=5)
 ANYTHING = st.one_of(npst.arrays(npst.scalar_dtypes(), SHAPES), st.none(), st.text(), st.integers())
 TOKENS = npst.arrays(npst.integer_dtypes(), (2, 3), elements={"min_value": 0, "max_value": 34})
@@ -142,7 +150,7 @@ def test_any_inputs_are_checked_arrays_or_a_value_error(pixel_values, input_ids,
         assert (pixels.dtype, pixels.shape[1:]) == (np.float32, (3, 2, 2))
         assert np.isfinite(pixels).all()
     with suppress(ValueError):
-        ids, mask = check_text(CONFIG, input_ids, attention_mask)
+        ids, mask = check_text(SHORT, input_ids, attention_mask)
         assert ids.dtype == mask.dtype == np.int64
         assert ids.tolist() == input_ids.tolist()
         assert set(mask.flatten().tolist()) <= {0, 1}
