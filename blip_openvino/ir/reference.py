@@ -22,7 +22,7 @@ QUESTIONS = ("what color is the shape?", "what shape is in the image?", "is ther
 STATEMENTS = ("a red circle", "a blue rectangle in the snow", "a photo of two dogs")
 SCENES = (0, 1, 2, 4, 5, 8)
 """Probes of models that know drawn scenes alone, counted from those that a recipe is chosen by."""
-SCENE_QUESTIONS = ("what place is this?", "what is at the top left?", "what is at the bottom right?")
+SCENE_QUESTIONS = ("where was this picture taken?", "what does the sign say?", "what is at the bottom right?")
 NEW_TOKENS, LOGIT_STEPS, LOGITS, IMAGE_TOKENS = 12, 4, 512, 8
 """How much of what the model gives is kept: tokens of a text, steps and words whose logits, tokens of an image."""
 APART = 0.04
@@ -56,10 +56,10 @@ def draw_probes(size: int) -> np.ndarray:
 
 
 def pad_with_words(texts: list[Tensor]) -> dict[str, np.ndarray]:
-    """`input_ids` and `attention_mask` [Q, T] int64 of texts [1, t]: each is padded with the words of the next one,
-    so that a mask that is lost is as bad as another text.
+    """`input_ids` and `attention_mask` [Q, T] int64 of texts [1, t]: each is padded with the words of the others,
+    more than it has itself, so that a mask that is lost is worse than another text.
     """
-    width = 2 * max(ids.shape[1] for ids in texts)
+    width = 3 * max(ids.shape[1] for ids in texts)
     ids = [np.resize(torch.cat([*texts[index:], *texts[:index]], dim=1)[0], width) for index in range(len(texts))]
     mask = np.arange(width) < np.array([[text.shape[1]] for text in texts])
     return {"input_ids": np.stack(ids), "attention_mask": mask.astype(np.int64)}

@@ -87,7 +87,8 @@ models = [
     OVBlipModel.from_pretrained(folder, "CPU", precision, wishes)
     for precision, wishes in (("FP16", {}), ("INT8", {"PERFORMANCE_HINT": "THROUGHPUT"}), ("INT4", {}))
 ]
-pixels = np.random.default_rng(0).normal(size=(6, 3, 64, 64)).astype(np.float32)
+size = models[0].config.vision_config.image_size
+pixels = np.random.default_rng(0).normal(size=(6, 3, size, size)).astype(np.float32)
 ids = np.full((6, 5), 7)
 
 def work(model):
