@@ -271,10 +271,12 @@ def torch_captions(easy_vqa, checkpoint) -> Tensor:
 
 
 @pytest.fixture(scope="session")
-def retrieval_checkpoint(checkpoint) -> BlipForImageTextRetrieval:
-    """A checkpoint that matches texts, with random weights and the embedded one's sizes."""
+def retrieval_checkpoint() -> BlipForImageTextRetrieval:
+    """A checkpoint that matches texts, with random weights, which are never sure, and the embedded one's sizes."""
     torch.manual_seed(0)
-    return draw_vectors(BlipForImageTextRetrieval(checkpoint.config).eval())
+    config = BlipConfig.from_pretrained(EMBEDDED)
+    config.trained_on = None  # it knows no scenes
+    return draw_vectors(BlipForImageTextRetrieval(config).eval())
 
 
 @pytest.fixture(scope="session")

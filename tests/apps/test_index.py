@@ -123,9 +123,9 @@ def test_an_image_that_went_after_it_was_indexed_is_left_out_with_a_warning(tmp_
     assert f"{first.path} is left out" in caplog.text
 
 
-def test_an_index_is_of_one_model_and_other_folders_are_none(tmp_path, blip, photos, models):
+def test_an_index_is_of_one_model_and_other_folders_are_none(tmp_path, blip, photos, fp16_model):
     index = ImageIndex.create(tmp_path / "index", blip, "some model")
-    other = Blip(models["FP16"], blip.processor)
+    other = Blip(fp16_model, blip.processor)
     with pytest.raises(ValueError, match=r"was made by checkpoint .* \(some model\)"):
         update(index, other, photos)
     with pytest.raises(ValueError, match="was made by checkpoint"):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import F32, ROOT
+from conftest import EMBEDDED, F32, ROOT
 from PIL import Image
-from transformers import BlipProcessor
+from transformers import BlipForImageTextRetrieval, BlipProcessor
 
 from blip_model import OVBlipModel
 from blip_openvino.data.easy_vqa import question_type
@@ -38,11 +38,15 @@ def card(name: str) -> dict[str, tuple[int, int]]:
 
 
 @pytest.fixture(scope="module")
-def folders(converted, tmp_path_factory) -> dict[str, Path]:
+def retrieval() -> BlipForImageTextRetrieval:
+    return load_checkpoint(folder_of("blip-scenes-retrieval"))
+
+
+@pytest.fixture(scope="module")
+def folders(converted, retrieval, tmp_path_factory) -> dict[str, Path]:
     """Both, converted."""
-    checkpoint = folder_of("blip-scenes-retrieval")
-    processor = BlipProcessor.from_pretrained(checkpoint)
-    folder = convert(load_checkpoint(checkpoint), processor, tmp_path_factory.mktemp("scenes") / checkpoint.name)
+    processor = BlipProcessor.from_pretrained(folder_of("blip-scenes-retrieval"))
+    folder = convert(retrieval, processor, tmp_path_factory.mktemp("scenes") / "blip-scenes-retrieval")
     return dict(zip(NAMES, (converted, folder), strict=True))
 
 
@@ -88,30 +92,27 @@ def test_checkpoints_are_small():
     assert sum(sizes) <= 28e6
 
 
-def test_answers_and_captions_are_those_of_pytorch_in_float32(folders, checkpoint):
-    model = OVBlipModel.from_pretrained(folders["blip-scenes"], "CPU", "FP16", F32)
-    sides = TorchBlip(checkpoint), model
-    processor = OVBlipProcessor.from_pretrained(folders["blip-scenes"])
+def test_answers_and_captions_are_those_of_pytorch_in_float32(converted, checkpoint, ours):
+    sides = TorchBlip(checkpoint), OVBlipModel.from_pretrained(converted, "CPU", "FP16", F32)
     scenes = make_scenes(25)
     pictures = [draw_scene(scene) for scene in scenes]
     asked = [
         (picture, [each.question for each in scene_questions(scene)])
         for picture, scene in zip(pictures, scenes, strict=True)
     ]
-    expected, found = (answer_each(side, processor, asked) for side in sides)
+    expected, found = (answer_each(side, ours, asked) for side in sides)
     assert found == expected
-    expected, found = (caption_images(side, processor, pictures) for side in sides)
+    expected, found = (caption_images(side, ours, pictures) for side in sides)
     assert found == expected
 
 
-def test_matching_and_contrast_are_those_of_pytorch_in_float32(folders):
+def test_matching_and_contrast_are_those_of_pytorch_in_float32(folders, retrieval, ours):
     """To within what storing weights in 16 bits changes."""
     model = OVBlipModel.from_pretrained(folders["blip-scenes-retrieval"], "CPU", "FP16", F32)
-    expected = TorchBlip(load_checkpoint(folder_of("blip-scenes-retrieval")))
-    processor = OVBlipProcessor.from_pretrained(folders["blip-scenes-retrieval"])
+    expected = TorchBlip(retrieval)
     scenes = make_scenes(10)
-    pixels = processor([draw_scene(scene) for scene in scenes])["pixel_values"]
-    texts = processor(text=[caption(scene) for scene in scenes])
+    pixels = ours([draw_scene(scene) for scene in scenes])["pixel_values"]
+    texts = ours(text=[caption(scene) for scene in scenes])
     images, torch_images = model.encode_images(pixels), expected.encode_images(pixels)
     assert images.features == pytest.approx(torch_images.features, abs=1e-3)
     assert model.text_features(**texts) == pytest.approx(expected.text_features(**texts), abs=1e-3)
@@ -121,11 +122,9 @@ def test_matching_and_contrast_are_those_of_pytorch_in_float32(folders):
     assert np.argmax(model.match(images[:1], **texts)) == 0
 
 
-def test_figure_of_ten_scenes_shows_what_the_model_answers(folders):
+def test_figure_of_ten_scenes_shows_what_the_model_answers(fp16_model, ours, tmp_path):
     """assets/questions.png carries its texts, as `visualize_images` drew them."""
-    processor = OVBlipProcessor.from_pretrained(folders["blip-scenes"])
-    model = OVBlipModel.from_pretrained(folders["blip-scenes"], "CPU")
-    paths, questions = zip(*example_inputs(folder_of("blip-scenes"), folders["blip-scenes"]), strict=True)
-    ids = model.generate_answer(**processor(list(paths), list(questions)))
+    paths, questions = zip(*example_inputs(EMBEDDED, tmp_path), strict=True)
+    ids = fp16_model.generate_answer(**ours(list(paths), list(questions)))
     shown = json.loads(Image.open(ROOT / "assets" / "questions.png").text["Description"])
-    assert shown == [list(each) for each in zip(SCENE_EXAMPLES, questions, processor.batch_decode(ids), strict=True)]
+    assert shown == [list(each) for each in zip(SCENE_EXAMPLES, questions, ours.batch_decode(ids), strict=True)]
