@@ -116,7 +116,7 @@ def test_markup_in_a_question_stays_text_and_the_page_fits_its_window(page):
 
 
 def test_an_example_can_be_clicked_and_enter_asks(page):
-    index, question = SCENE_EXAMPLES["object recognition"]
+    index, question = SCENE_EXAMPLES["counting"]
     page.get_by_role("button", name=question).click()
     expect(box(page, "Question")).to_have_value(question)
     box(page, "Question").press("Enter")
