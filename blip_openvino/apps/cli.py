@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from blip_openvino.apps.collections.pipeline import one_line
-from blip_openvino.apps.extras import extra
+from blip_openvino.apps.errors import extra, one_line
 from blip_openvino.apps.image_commands import ask, caption, match
 from blip_openvino.apps.info import bug_report
 from blip_openvino.apps.load import (

@@ -10,8 +10,7 @@ import click
 
 from blip_openvino.apps.blip import Answer, Blip
 from blip_openvino.apps.collections.command import Collection, write_collection
-from blip_openvino.apps.collections.pipeline import one_line
-from blip_openvino.apps.extras import extra
+from blip_openvino.apps.errors import extra, one_line
 from blip_openvino.apps.load import load
 from blip_openvino.apps.options import collection_options, generation_options, image_options
 from blip_openvino.runtime.images import load_image

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from blip_model import OVBlipModel
 from blip_openvino.apps.blip import Blip
-from blip_openvino.apps.extras import extra
+from blip_openvino.apps.errors import extra
 from blip_openvino.evaluate.check import check_folder
 from blip_openvino.ir.files import (
     CALIBRATION_SAMPLES,

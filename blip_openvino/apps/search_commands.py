@@ -11,7 +11,7 @@ import click
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from blip_openvino.apps.collections.sources import find_items, item_at
-from blip_openvino.apps.extras import extra
+from blip_openvino.apps.errors import extra
 from blip_openvino.apps.load import load
 from blip_openvino.apps.options import device_option, precision_option
 from blip_openvino.runtime.images import load_image

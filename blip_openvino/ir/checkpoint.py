@@ -11,23 +11,15 @@ from pickle import UnpicklingError
 
 import numpy as np
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import (
-    AutoConfig,
-    BlipForConditionalGeneration,
-    BlipForImageTextRetrieval,
-    BlipForQuestionAnswering,
-    BlipProcessor,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, BlipProcessor, PreTrainedModel
+
+from blip_openvino.ir.files import ARCHITECTURES
 
 IMAGES_AT_ONCE = 32
-ARCHITECTURES = {
-    model_class.__name__: model_class
-    for model_class in (BlipForQuestionAnswering, BlipForConditionalGeneration, BlipForImageTextRetrieval)
-}
 
 
 def load_checkpoint(model_id: str | Path) -> PreTrainedModel:
@@ -45,7 +37,8 @@ def load_checkpoint(model_id: str | Path) -> PreTrainedModel:
     if names[0] not in ARCHITECTURES:
         raise ValueError(f"{model_id} is {names[0]}; only these are converted: {', '.join(ARCHITECTURES)}")
     try:
-        return ARCHITECTURES[names[0]].from_pretrained(model_id, use_safetensors=True, dtype=torch.float32).eval()
+        model_class = getattr(transformers, names[0])
+        return model_class.from_pretrained(model_id, use_safetensors=True, dtype=torch.float32).eval()
     except (SafetensorError, UnpicklingError) as error:
         raise OSError(
             f"the weights of {model_id} are damaged or no safetensors: get model.safetensors again ({error})"

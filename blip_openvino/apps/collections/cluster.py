@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blip_openvino.apps.blip import IMAGES_AT_ONCE
-from blip_openvino.apps.collections.pipeline import Summary, batched, one_line
+from blip_openvino.apps.collections.pipeline import Summary, batched
 from blip_openvino.apps.collections.sinks import PART_ROWS, sole_writer
 from blip_openvino.apps.collections.sources import Item
 from blip_openvino.apps.collections.worker import CPUS, ID, Job, Worker, id_of, share_folder
-from blip_openvino.apps.extras import extra
+from blip_openvino.apps.errors import extra, one_line
 
 if TYPE_CHECKING:
     import pyarrow

@@ -20,8 +20,9 @@ import pyarrow as pa
 from PIL import Image
 
 from blip_openvino.apps.blip import Blip, best_matches
-from blip_openvino.apps.collections.pipeline import batched, one_line
+from blip_openvino.apps.collections.pipeline import batched
 from blip_openvino.apps.collections.sources import Item, filesystem, is_address, item_at
+from blip_openvino.apps.errors import one_line
 from blip_openvino.runtime.images import ImageSource, load_image
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from PIL import Image
 from blip_openvino.apps.blip import IMAGES_AT_ONCE, Answer, Blip
 from blip_openvino.apps.collections.sinks import COLUMNS, Row, Sink, clean, key_of
 from blip_openvino.apps.collections.sources import Item
-from blip_openvino.apps.extras import extra
+from blip_openvino.apps.errors import extra, one_line
 from blip_openvino.runtime.encoded import EncodedImages
 from blip_openvino.runtime.images import load_image
 
@@ -212,11 +212,6 @@ def rows_of(run: Run, pictures: Sequence[Picture], encoded: EncodedImages | None
                 values = clean(item.path), asked_text, text, score, *picture.size, run.name, run.blip.model.precision
                 rows.append(dict(zip(COLUMNS[run.task], (*values, error), strict=True)))
     return rows
-
-
-def one_line(error: Exception) -> str:
-    """An error's message without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def ahead(pool: Executor, make: Callable[[Given], Made], things: Iterable[Given], most: int) -> Iterator[Made]:

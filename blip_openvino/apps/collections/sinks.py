@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from filelock import FileLock, Timeout
 
-from blip_openvino.apps.extras import extra
+from blip_openvino.apps.errors import extra
 
 if TYPE_CHECKING:
     import pyarrow

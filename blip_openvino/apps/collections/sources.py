@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from PIL import Image
 
-from blip_openvino.apps.extras import extra
+from blip_openvino.apps.errors import extra
 from blip_openvino.runtime.images import IMAGE_FORMATS
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from blip_openvino.apps.collections.sources import Item, Items, is_address, item_at, open_file
-from blip_openvino.apps.extras import extra
+from blip_openvino.apps.errors import extra
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 ROWS_AT_ONCE = 16
