@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 run demo: export BLIP_MODEL ?= models/blip-scenes
 # OpenVINO's and NNCF's telemetry forks the process, and waits 3 s where there is no network; it is off in CI.
 test check: export CI = true
+# Two processes share the cores: PyTorch's threads are not to wait for work by spinning.
+test check: export OMP_WAIT_POLICY = PASSIVE
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test check lint demo notebook bench
 
@@ -12,10 +15,10 @@ run: $(VENV)/installed
 	$(BIN)/python tests/run_notebooks.py
 
 test: $(VENV)/installed-dev lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(VENV)/installed-dev lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
