@@ -48,7 +48,7 @@ SLOW = (
     *("test_blip_model.py", "test_package.py", "test_benchmarks.py"),
     *("test_convert.py", "test_optimize.py", "test_files.py", "test_check.py", "test_page_browser.py", "test_page.py"),
     *("test_instruction_sets.py", "test_threads.py", "test_device.py", "test_accuracy.py", "test_load.py"),
-    *("test_pipeline.py", "test_index.py", "test_cluster.py"),
+    *("test_pipeline.py", "test_resuming.py", "test_index.py", "test_cluster.py"),
 )
 """Left out by `make check`, as are single tests that are marked so: what converts, quantizes or runs much."""
 
@@ -290,6 +290,20 @@ def captions(easy_vqa, checkpoint) -> dict[str, str]:
     paths = list(load_captions("test"))[:20]
     pixel_values = easy_vqa.pixel_values[[easy_vqa.paths.index(path) for path in paths]]
     return dict(zip(paths, easy_vqa.texts(generate_caption(checkpoint, pixel_values)), strict=True))
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch, converted, captions) -> dict[str, str]:
+    """The folder `photos` in the current one, with pictures of easy-VQA: their paths and PyTorch's captions."""
+    monkeypatch.setenv("BLIP_MODEL", str(converted))
+    monkeypatch.chdir(tmp_path)
+    expected = {}
+    for index, (path, caption) in enumerate(captions.items()):
+        copy = Path("photos", "sub" * (index % 3 == 0), f"{index:02}.png")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+        expected[str(copy)] = caption
+    return dict(sorted(expected.items()))
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,7 @@
-"""Collections worked off: every input once, texts as the library gives them, whatever happens on the way."""
+"""Collections worked off: texts as the library gives them, of every kind of input, and what is refused."""
 
 import csv
 import json
-import os
-import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -16,87 +13,26 @@ from pathlib import Path
 import datasets
 import fsspec
 import numpy as np
-import pyarrow.parquet
 import pytest
 import requests
-from click.testing import CliRunner, Result
-from conftest import F32, ROOT
+from collection_outputs import rows_of, run, texts_of
+from conftest import F32
 from PIL import Image
 
 from blip_model import OVBlipModel
 from blip_openvino.apps.blip import Blip
-from blip_openvino.apps.cli import main
-from blip_openvino.apps.collections import pipeline, sinks
+from blip_openvino.apps.collections import pipeline
 from blip_openvino.apps.collections.pipeline import Run, run_collection
 from blip_openvino.apps.collections.sinks import open_output
 from blip_openvino.apps.collections.sources import Item, find_items
 
 QUESTIONS = ("what color is the shape?", "is there a circle?")
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from blip_openvino.apps.collections import sinks
-from blip_openvino.apps.cli import main
-
-left, fsync, sinks.PART_ROWS = int(sys.argv.pop(1)), os.fsync, 4
-
-def die(fd):
-    global left
-    left -= 1
-    if not left:  # as if the last of what was written had not reached the disk
-        os.truncate(fd, max(0, os.fstat(fd).st_size - 9))
-        os.kill(os.getpid(), signal.SIGKILL)
-    fsync(fd)
-
-os.fsync = die
-main()
-"""
-"""The command in a process that dies in the middle of its nth write."""
 
 
 @pytest.fixture(scope="module")
 def blip(converted, ours) -> Blip:
     """In float32, where a batch changes no text."""
     return Blip(OVBlipModel.from_pretrained(converted, "CPU", ov_config=F32), ours)
-
-
-@pytest.fixture
-def photos(tmp_path, monkeypatch, converted, captions) -> dict[str, str]:
-    """The folder `photos` in the current one, with pictures of easy-VQA: their paths and PyTorch's captions."""
-    monkeypatch.setenv("BLIP_MODEL", str(converted))
-    monkeypatch.chdir(tmp_path)
-    expected = {}
-    for index, (path, caption) in enumerate(captions.items()):
-        copy = Path("photos", "sub" * (index % 3 == 0), f"{index:02}.png")
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, copy)
-        expected[str(copy)] = caption
-    return dict(sorted(expected.items()))
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(each) for each in arguments])
-
-
-def rows_of(output: str) -> list[dict]:
-    """What an output has, None and an empty cell being one."""
-    path = Path(output)
-    if path.is_dir():
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    elif path.suffix == ".csv":
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-    else:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{name: value for name, value in row.items() if value not in (None, "")} for row in rows]
-
-
-def texts_of(output: str) -> dict[str, str]:
-    """Texts by path; there is one for each."""
-    rows = rows_of(output)
-    texts = {row["path"]: row.get("text") for row in rows}
-    assert len(texts) == len(rows)
-    return texts
 
 
 @pytest.mark.parametrize("output", ["captions.jsonl", "captions.csv", "captions"])
@@ -173,68 +109,6 @@ def test_a_bad_image_or_question_is_a_row_with_its_error_and_the_exit_code_says_
     assert "tokens long" in long["error"]
     result = run(*command)
     assert (result.exit_code, result.stdout[:6]) == (1, "0 done")
-
-
-def test_a_second_run_does_what_is_missing_and_says_what_it_found(photos):
-    assert run("caption", "photos", "--output", "out.jsonl", "--limit", 5).exit_code == 0
-    assert list(texts_of("out.jsonl").items()) == list(photos.items())[:5]
-    result = run("caption", "photos/*.png", "photos", "--output", "out.jsonl")
-    assert result.stderr == "5 found done, errors among them: 0\n"
-    assert result.stdout.startswith("15 done in")
-    assert "5 found done, errors: 0" in result.stdout
-    assert texts_of("out.jsonl") == photos
-
-
-@pytest.mark.parametrize(
-    ("options", "deaths", "result"),
-    [
-        (("--output", "out.jsonl"), (4, 3), "out.jsonl"),
-        (("--output", "out.csv"), (4,), "out.csv"),
-        (("--output", "out"), (4,), "out"),
-        (("--sidecar", ".txt"), (4, 3), "photos/.blip-ov.jsonl"),  # in a sidecar, then in a line
-    ],
-    ids=str,
-)
-def test_a_run_that_is_killed_again_and_again_ends_with_every_input_once(photos, options, deaths, result):
-    command = ("caption", "photos", "--batch", "3", *options)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    for death in deaths:
-        done = subprocess.run([sys.executable, "-c", KILLED, str(death), *command], env=environment, timeout=300)
-        assert done.returncode == -signal.SIGKILL
-    assert run(*command).exit_code == 0
-    if "--sidecar" in options:
-        assert {str(path.with_suffix(".png")): path.read_text() for path in Path("photos").rglob("*.txt")} == {
-            path: f"{text}\n" for path, text in photos.items()
-        }
-        photos = {path.removeprefix("photos/"): text for path, text in photos.items()}
-    assert texts_of(result) == photos
-
-
-def test_ctrl_c_keeps_what_was_done(photos, monkeypatch):
-    class Impatient(sinks.Parts):
-        def write(self, rows):
-            super().write(rows)
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(sinks, "Parts", Impatient)
-    result = run("caption", "photos", "--output", "out", "--batch", 2)
-    assert (result.exit_code, "the same command goes on" in result.stderr) == (130, True)
-    assert list(texts_of("out").items()) == list(photos.items())[:2]
-
-
-@pytest.mark.parametrize(
-    "option", [("--prompt", "a red"), ("--num-beams", 2), ("--max-new-tokens", 2), ("--inference-precision", "f32")]
-)
-def test_another_option_is_another_run(photos, option):
-    run("caption", "photos", "--output", "out.jsonl", "--limit", 1)
-    record = json.loads(Path("out.jsonl.run.json").read_text())
-    if record["computes in"] == "f32" and "f32" in option:
-        pytest.skip("this processor computes in float32 anyway")
-    result = run("caption", "photos", "--output", "out.jsonl", *option)
-    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
-    assert "give another --output, or --overwrite" in result.stderr
-    assert run("caption", "photos", "--output", "out.jsonl", "--overwrite", *option).exit_code == 0
-    assert texts_of("out.jsonl").keys() == photos.keys()
 
 
 def test_a_folder_with_sidecars_and_metadata_is_what_datasets_loads(photos, tmp_path):
