@@ -1,16 +1,19 @@
 """What the tests share: the embedded checkpoint in PyTorch and in OpenVINO, random models, easy-VQA as tensors."""
 
 import io
+import os
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import openvino as ov
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from playwright.sync_api import sync_playwright
 from torch import Tensor
@@ -39,6 +42,8 @@ from notebook_utils import example_inputs
 ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED = ROOT / "models" / "blip-scenes"
 F32 = {"INFERENCE_PRECISION_HINT": "f32"}
+F32_ONE_THREAD = F32 | {"INFERENCE_NUM_THREADS": 1}
+"""For long runs: beside another process of tests a second thread costs half as much again and gains nothing."""
 SETTINGS = {"FP16": {}, "INT8": {}, "INT4": {}, "FP16 in float32": F32}
 """What tests run at: the default settings of every precision (bf16 where the processor has it), float32 beside them."""
 CHROMIUM = shutil.which("chromium")
@@ -53,7 +58,13 @@ SLOW = (
 """Left out by `make check`, as are single tests that are marked so: what converts, quantizes or runs much."""
 
 
+LONGEST = ("test_notebooks.py", "test_scene_checkpoints.py", "test_cluster.py", "test_jupyterlab.py", "test_family.py")
+"""Run first, so that no process is left alone with one of them at the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
     for item in items:
         if item.path.name in SLOW:
             item.add_marker(pytest.mark.slow)
@@ -97,7 +108,7 @@ def in_openvino(model: PreTrainedModel) -> OVBlipModel:
         Part.TEXT_ENCODER: convert_text_encoder(model.text_encoder),
         Part.TEXT_DECODER: convert_text_decoder(model.text_decoder),
     }
-    compiled = [compile_part(ov.Core(), ir, "CPU", part, "FP16", F32) for part, ir in parts.items()]
+    compiled = [compile_part(ov.Core(), ir, "CPU", part, "FP16", F32_ONE_THREAD) for part, ir in parts.items()]
     return OVBlipModel(model.config, model.decoder_start_token_id, *compiled)
 
 
@@ -222,17 +233,37 @@ def f32_model(checkpoint) -> OVBlipModel:
 
 
 @pytest.fixture(scope="session")
-def converted(checkpoint, processor, tmp_path_factory) -> Path:
-    return convert(checkpoint, processor, tmp_path_factory.mktemp("converted") / EMBEDDED.name)
+def made_once(tmp_path_factory) -> Callable[[str, Callable[[Path], Path]], Path]:
+    """Have `make` make a folder that all processes of the tests read: the first that needs it does, others wait."""
+    processes = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        processes = processes.parent
+
+    def made(name: str, make: Callable[[Path], Path]) -> Path:
+        folder = processes / name
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            return folder if folder.exists() else make(folder.with_suffix(".unfinished")).rename(folder)
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def quantized(converted, tmp_path_factory) -> Path:
+def converted(checkpoint, processor, made_once) -> Path:
+    return made_once(f"converted/{EMBEDDED.name}", partial(convert, checkpoint, processor))
+
+
+@pytest.fixture(scope="session")
+def quantized(converted, made_once) -> Path:
     """The converted folder with INT8 and INT4 beside FP16."""
-    folder = shutil.copytree(converted, tmp_path_factory.mktemp("quantized") / EMBEDDED.name)
-    for weights in ("int8", "int4"):
-        optimize(folder, calibration_dataset(folder), weights)
-    return folder
+
+    def make(folder: Path) -> Path:
+        shutil.copytree(converted, folder, dirs_exist_ok=True)
+        for weights in ("int8", "int4"):
+            optimize(folder, calibration_dataset(folder), weights)
+        return folder
+
+    return made_once(f"quantized/{EMBEDDED.name}", make)
 
 
 @pytest.fixture(scope="session")
@@ -254,20 +285,9 @@ def model(request, models) -> OVBlipModel:
 
 
 @pytest.fixture(scope="session")
-def torch_greedy(easy_vqa, checkpoint) -> Tensor:
-    """PyTorch's answers to all questions of easy-VQA's test split; `torch_sample` serves most tests."""
-    return easy_vqa.torch_answers(checkpoint, easy_vqa.all)
-
-
-@pytest.fixture(scope="session")
 def torch_sample(easy_vqa, checkpoint) -> Tensor:
     """PyTorch's answers to the questions of `easy_vqa.sample`."""
     return easy_vqa.torch_answers(checkpoint, easy_vqa.sample)
-
-
-@pytest.fixture(scope="session")
-def torch_captions(easy_vqa, checkpoint) -> Tensor:
-    return padded(generate_caption(checkpoint, easy_vqa.pixel_values))
 
 
 @pytest.fixture(scope="session")
@@ -280,8 +300,8 @@ def retrieval_checkpoint() -> BlipForImageTextRetrieval:
 
 
 @pytest.fixture(scope="session")
-def retrieval_folder(retrieval_checkpoint, processor, tmp_path_factory) -> Path:
-    return convert(retrieval_checkpoint, processor, tmp_path_factory.mktemp("converted") / "blip-itm")
+def retrieval_folder(retrieval_checkpoint, processor, made_once) -> Path:
+    return made_once("converted/blip-itm", partial(convert, retrieval_checkpoint, processor))
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,19 @@
-"""The checkpoints of drawn scenes: their cards are true, and OpenVINO says what PyTorch says."""
+"""The checkpoints of drawn scenes: their cards are true, and OpenVINO says what PyTorch says.
+
+Scenes that were kept for measuring, and easy-VQA's whole test split, are read here only: elsewhere samples of them.
+"""
 
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import EMBEDDED, F32, ROOT
+import torch
+from conftest import EMBEDDED, F32, F32_ONE_THREAD, ROOT, differing, padded
 from PIL import Image
+from torch import Tensor
 from transformers import BlipForImageTextRetrieval, BlipProcessor
 
 from blip_model import OVBlipModel
@@ -16,8 +22,9 @@ from blip_openvino.data.scene_captions import caption
 from blip_openvino.data.scene_questions import KINDS, scene_questions
 from blip_openvino.data.scenes import draw_scene, make_scenes
 from blip_openvino.evaluate.accuracy import SCENES, answer_each, caption_images, measure_accuracy
+from blip_openvino.evaluate.check import LOST
 from blip_openvino.evaluate.scores import scores_by_kind
-from blip_openvino.ir.checkpoint import TorchBlip, load_checkpoint
+from blip_openvino.ir.checkpoint import TorchBlip, generate_caption, load_checkpoint
 from blip_openvino.ir.convert import convert
 from blip_openvino.runtime.processor import OVBlipProcessor
 from notebook_utils import SCENE_EXAMPLES, example_inputs
@@ -54,7 +61,7 @@ def folders(converted, retrieval, tmp_path_factory) -> dict[str, Path]:
 @pytest.mark.parametrize("name", NAMES)
 def test_card_states_what_float32_gives_on_all_scenes_that_are_kept_for_measuring(folders, name):
     """OpenVINO in float32, which says PyTorch's tokens; rounding may turn what is nearly even."""
-    model = OVBlipModel.from_pretrained(folders[name], "CPU", "FP16", F32)
+    model = OVBlipModel.from_pretrained(folders[name], "CPU", "FP16", F32_ONE_THREAD)
     processor = OVBlipProcessor.from_pretrained(folders[name])
     stated, found = card(name), measure_accuracy({"f32": model}, processor, model.config, SCENES)
     found = {measure: scores["f32"] for measure, scores in found.items() if not measure.startswith("agreement")}
@@ -65,6 +72,18 @@ def test_card_states_what_float32_gives_on_all_scenes_that_are_kept_for_measurin
         assert score.right == pytest.approx(right, abs=3), measure
 
 
+@pytest.fixture(scope="module")
+def torch_greedy(easy_vqa, checkpoint) -> Tensor:
+    """PyTorch's answers to all questions of easy-VQA's test split."""
+    return easy_vqa.torch_answers(checkpoint, easy_vqa.all)
+
+
+@pytest.fixture(scope="module")
+def torch_captions(easy_vqa, checkpoint) -> Tensor:
+    """PyTorch's captions of all its images."""
+    return padded(generate_caption(checkpoint, easy_vqa.pixel_values))
+
+
 @pytest.mark.slow
 def test_card_states_what_pytorch_gives_on_easy_vqa(easy_vqa, torch_greedy, torch_captions):
     right = [question.answer for question in easy_vqa.questions]
@@ -73,6 +92,48 @@ def test_card_states_what_pytorch_gives_on_easy_vqa(easy_vqa, torch_greedy, torc
     found["easy-VQA captions, all"] = easy_vqa.caption_score(torch_captions)
     stated = {measure: pair for measure, pair in card("blip-scenes").items() if measure.startswith("easy-VQA")}
     assert {measure: (score.right, score.asked) for measure, score in found.items()} == stated
+
+
+@pytest.mark.slow
+def test_float32_answers_and_captions_equal_pytorch_on_the_whole_test_split(
+    easy_vqa, f32_model, torch_greedy, torch_captions
+):
+    assert (len(torch_greedy), len(torch_captions)) == (9673, 1000)
+    assert torch.equal(easy_vqa.openvino_answers(f32_model, easy_vqa.all), torch_greedy)
+    assert torch.equal(padded(f32_model.generate_caption(easy_vqa.pixel_values)), torch_captions)
+
+
+@pytest.fixture(scope="module", params=["FP16", "INT8", "INT4"])
+def written(request, models, easy_vqa):
+    """A model at default settings, and what it says about the whole test split: the one pass over it at a precision.
+
+    FP16 in float32 passes over more of drawn scenes, above.
+    """
+    model = models[request.param]
+    answers = easy_vqa.openvino_answers(model, easy_vqa.all)
+    captions = padded(model.generate_caption(easy_vqa.pixel_values))
+    return SimpleNamespace(model=model, answers=answers, captions=captions)
+
+
+@pytest.mark.slow
+def test_accuracy_of_every_precision_is_within_its_bound_of_pytorch(easy_vqa, torch_greedy, torch_captions, written):
+    lost = {
+        "answers": easy_vqa.answer_score(torch_greedy).rate - easy_vqa.answer_score(written.answers).rate,
+        "captions": easy_vqa.caption_score(torch_captions).rate - easy_vqa.caption_score(written.captions).rate,
+    }
+    print(written.model.precision, {name: f"{100 * share:.2f} points lost" for name, share in lost.items()})
+    assert max(lost.values()) <= LOST[written.model.precision], lost
+
+
+@pytest.mark.slow
+def test_answers_alone_are_those_of_a_batch_but_for_ten_in_five_hundred(easy_vqa, written):
+    alone = [
+        written.model.generate_answer(easy_vqa.images([index]), easy_vqa.input_ids[index][None])[0]
+        for index in easy_vqa.sample
+    ]
+    changed = differing(padded(alone), written.answers[list(easy_vqa.sample)])
+    print(written.model.precision, changed, "answers of 500 depend on their batch")
+    assert changed <= 10
 
 
 def test_cards_state_what_is_asked_of_the_models():
