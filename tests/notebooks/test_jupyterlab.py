@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ import pytest
 from conftest import CHROMIUM
 from playwright.sync_api import Page, expect
 from workplace import CONVERT, FEW, MODEL, OPTIMIZE, change, make_workplace, right_answers
+
+from blip_openvino.ir.convert import default_folder
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,8 +29,10 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
+def workplace(tmp_path_factory, quantized):
+    """With what the notebooks make, which they reuse here; in `test_notebooks.py` they begin with nothing."""
     folder = make_workplace(tmp_path_factory.mktemp("workplace"))
+    shutil.copytree(quantized, folder / default_folder(MODEL))
     change(folder, CONVERT, "")
     change(folder, OPTIMIZE, FEW)
     return folder
@@ -95,7 +100,7 @@ def ask_the_demo(page: Page) -> None:
 
 @pytest.mark.parametrize("name", [f"changed-{CONVERT}", f"changed-{OPTIMIZE}"])
 def test_notebook_runs_its_device_can_be_picked_and_its_demo_answers(browser, lab, name):
-    """The second notebook goes on from what the first has made, and measures accuracy on a few questions here."""
+    """The second notebook measures accuracy on a few questions here."""
     page = open_notebook(browser, lab, name)
     for item in ("Run", "Run All Cells"):
         page.get_by_role("menuitem", name=item, exact=True).click()
