@@ -73,6 +73,7 @@ def test_an_image_finds_itself_first(tmp_path, blip, photos):
 def test_only_what_is_new_or_changed_is_encoded_and_what_is_gone_is_removed(tmp_path, blip, photos, monkeypatch):
     index = ImageIndex.create(tmp_path / "index", blip, "some model")
     update(index, blip, photos)
+    assert len(index.search(blip, text=TEXT, top=100)) == 40  # it keeps what it has read, but not after an update
     (photos / "00.png").unlink()
     Image.new("RGB", (50, 40), "teal").save(photos / "01.png")
     Image.new("RGB", (50, 40), "red").save(photos / "new.png")
@@ -84,6 +85,8 @@ def test_only_what_is_new_or_changed_is_encoded_and_what_is_gone_is_removed(tmp_
     assert len(index) == 40
     [first, *_] = index.search(blip, image=Image.new("RGB", (50, 40), "teal"))
     assert first.path == str(photos / "01.png")
+    found = [each.path for each in index.search(blip, text=TEXT, top=100)]
+    assert sorted(found) == sorted(map(str, photos.rglob("*.png")))
 
 
 def test_a_bad_image_is_a_row_with_its_error_and_tried_again(tmp_path, blip, photos):
@@ -97,6 +100,10 @@ def test_a_bad_image_is_a_row_with_its_error_and_tried_again(tmp_path, blip, pho
     os.utime(photos / "bad.png", ns=(1, 1))
     assert update(index, blip, photos).errors == {}
     assert (len(index), index.errors) == (41, {})
+
+
+def test_an_empty_index_finds_nothing(tmp_path, blip):
+    assert ImageIndex.create(tmp_path / "index", blip, "some model").search(blip, text=TEXT) == []
 
 
 def test_what_an_interrupted_update_wrote_is_kept_and_the_next_one_does_the_rest(tmp_path, blip, photos):
