@@ -49,7 +49,7 @@ def fake_core(capabilities=("FP32",), hint=ov.Type.bf16) -> SimpleNamespace:
 def test_properties_suit_the_part_and_the_callers_wishes_come_first(
     monkeypatch, device, part, precision, wishes, expected
 ):
-    monkeypatch.setattr(devices, "cpu_flags", lambda: {"avx512_vnni"})
+    monkeypatch.setattr(devices, "cpu_flags", lambda: {"avx512_vnni", "avx512_bf16", "amx_int8"})
     assert compile_properties(fake_core(["FP32", "BF16"]), device, part, precision, wishes) == expected
 
 
@@ -58,6 +58,20 @@ def test_a_cpu_without_bf16_or_int8_instructions_is_asked_for_neither(monkeypatc
     monkeypatch.setattr(devices, "cpu_flags", lambda: flags)
     found = compile_properties(fake_core(["FP32", "INT8"]), "CPU", TEXT_DECODER, "INT8", {})
     assert found == {"DYNAMIC_QUANTIZATION_GROUP_SIZE": size}
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"avx512_vnni", "avx512_bf16"}, {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 256}),
+        ({"avx512_vnni", "avx512_bf16", "amx_int8"}, GROUP | F32),
+        ({"avx512_vnni"}, GROUP | F32),
+        (set(), GROUP | F32),  # ARM
+    ],
+)
+def test_the_quantized_decoder_computes_in_bf16_where_that_is_quicker(monkeypatch, flags, expected):
+    monkeypatch.setattr(devices, "cpu_flags", lambda: flags)
+    assert compile_properties(fake_core(["FP32", "BF16"]), "CPU", TEXT_DECODER, "INT8", {}) == expected
 
 
 @pytest.mark.parametrize(
@@ -77,15 +91,20 @@ def test_keys_and_values_are_kept_in_what_the_cpu_computes_in(device, properties
 @pytest.mark.parametrize(
     ("machine", "limit", "expected"),
     [
-        ("x86_64", "", {"avx2", "avx512f", "avx512_vnni", "amx_int8"}),
+        ("x86_64", "", {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8"}),
+        ("x86_64", "SSE41", {"avx2"}),
         ("x86_64", "AVX2", {"avx2"}),
         ("x86_64", "avx512_core", {"avx2", "avx512f"}),
-        ("x86_64", "AVX512_CORE_VNNI", {"avx2", "avx512f", "avx512_vnni", "amx_int8"}),
+        ("x86_64", "AVX512_CORE_VNNI", {"avx2", "avx512f", "avx512_vnni"}),
+        ("x86_64", "AVX512_CORE_BF16", {"avx2", "avx512f", "avx512_vnni", "avx512_bf16"}),
+        ("x86_64", "AVX512_CORE_AMX", {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8"}),
         ("aarch64", "", set()),
     ],
 )
 def test_instructions_are_the_processors_within_what_openvino_may_use(monkeypatch, tmp_path, machine, limit, expected):
-    (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: avx2 avx512f avx512_vnni amx_int8\nbogomips\t: 1\n")
+    (tmp_path / "cpuinfo").write_text(
+        "processor\t: 0\nflags\t\t: avx2 avx512f avx512_vnni avx512_bf16 amx_int8\nbogomips\t: 1\n"
+    )
     monkeypatch.setattr(devices, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
