@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -113,33 +113,39 @@ def write_collection(
 
     `load` gives the model and the arguments of a generation that `options` name.
     """
-    items, limit, model = collection.items(), collection.limit, str(options["model"])
-    batch = collection.batch or IMAGES_AT_ONCE
 
-    def begin() -> Run:
-        blip, generate = load(options)
-        return Run(blip, task, collection.texts, generate, model)
+    def begin(**changed: object) -> Run:
+        blip, generate = load({**options, **changed})
+        return Run(blip, task, collection.texts, generate, str(options["model"]))
 
     try:
-        if collection.cluster:
-            if options["device"] not in ("AUTO", "CPU"):
-                raise click.UsageError("--cluster runs on CPUs: leave --device out.")
-            folder, ov_config = converted_folder(model, options["precision"]), options["ov_config"]
-            options["device"] = "CPU"
-            job = Job.of(begin(), folder, ov_config)  # the model itself is not kept
-            where = collection.output, collection.cluster, collection.overwrite
-            summary = run_on_cluster(job, islice(items, limit), *where, batch, say_found)
-        else:
-            total, run = min(len(items), limit or len(items)) * max(1, len(collection.texts)), begin()
-            with closing(collection.sink(islice(items, limit), run)) as sink:
-                say_found(len(sink.done), len(sink.failed))
-                summary = run_with_bar(run, islice(items, limit), sink, total, batch)
+        summary = write_on_cluster(collection, begin, options) if collection.cluster else write_here(collection, begin)
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on from here", err=True)
         raise click.exceptions.Exit(130) from None
     click.echo(str(summary))
     if summary.errors:
         raise click.exceptions.Exit(1)
+
+
+def write_here(collection: Collection, begin: Callable[[], Run]) -> Summary:
+    """Work a collection off in this process."""
+    items, limit = collection.items(), collection.limit
+    total, run = min(len(items), limit or len(items)) * max(1, len(collection.texts)), begin()
+    with closing(collection.sink(islice(items, limit), run)) as sink:
+        say_found(len(sink.done), len(sink.failed))
+        return run_with_bar(run, islice(items, limit), sink, total, collection.batch or IMAGES_AT_ONCE)
+
+
+def write_on_cluster(collection: Collection, begin: Callable[..., Run], options: Mapping[str, Any]) -> Summary:
+    """Work a collection off on the machines of a cluster; the model is loaded here once, to try it."""
+    if options["device"] not in ("AUTO", "CPU"):
+        raise click.UsageError("--cluster runs on CPUs: leave --device out.")
+    items = islice(collection.items(), collection.limit)
+    folder = converted_folder(str(options["model"]), options["precision"])
+    job = Job.of(begin(device="CPU"), folder, options["ov_config"])
+    where = collection.output, collection.cluster, collection.overwrite
+    return run_on_cluster(job, items, *where, collection.batch or IMAGES_AT_ONCE, say_found)
 
 
 def say_found(done: int, failed: int) -> None:
