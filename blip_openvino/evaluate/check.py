@@ -83,11 +83,12 @@ class CheckReport:
             return f"{title}: the check can say nothing, since {self.silent}"
         table = ["| part | how it was run | error | tolerance | |", "| --- | --- | --- | --- | --- |", *self.rows]
         if not self.passed:
-            table.append(
+            table += [
+                "",
                 f"{self.device} gives wrong results at {self.precision}: do not use it so. Try another precision or "
-                'device, or float32: --inference-precision f32, in Python ov_config={"INFERENCE_PRECISION_HINT": "f32"}'
-            )
-        return "\n".join(map(str, [title, *table]))
+                'device, or float32: --inference-precision f32, in Python ov_config={"INFERENCE_PRECISION_HINT": "f32"}',
+            ]
+        return "\n".join(map(str, [title, "", *table]))
 
 
 def check_folder(
