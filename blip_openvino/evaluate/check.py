@@ -83,11 +83,10 @@ class CheckReport:
             return f"{title}: the check can say nothing, since {self.silent}"
         table = ["| part | how it was run | error | tolerance | |", "| --- | --- | --- | --- | --- |", *self.rows]
         if not self.passed:
-            table += [
-                "",
-                f"{self.device} gives wrong results at {self.precision}: do not use it so. Try another precision or "
-                'device, or float32: --inference-precision f32, in Python ov_config={"INFERENCE_PRECISION_HINT": "f32"}',
-            ]
+            table.append(
+                f"\n{self.device} gives wrong results at {self.precision}: do not use it so. Try another precision or "
+                'device, or float32: --inference-precision f32, in Python ov_config={"INFERENCE_PRECISION_HINT": "f32"}'
+            )
         return "\n".join(map(str, [title, "", *table]))
 
 
