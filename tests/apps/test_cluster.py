@@ -315,6 +315,19 @@ def test_a_worker_that_computes_otherwise_ends_the_run_and_says_why(nodes, photo
     assert "computes in 'f32', not 'bf16': give --inference-precision f32" in result.stderr.splitlines()[-1]
 
 
+def test_a_run_that_stands_still_ends_with_the_way_out(nodes, photos, monkeypatch):
+    from ray.data import Dataset  # Ray, which reads the environment as it is imported
+    from ray.data.exceptions import ExecutionTimeoutError
+
+    def write_parquet(self, *args, **kwargs) -> None:
+        raise ExecutionTimeoutError("no progress for 1800 s\nadvice on settings")
+
+    monkeypatch.setattr(Dataset, "write_parquet", write_parquet)
+    result = run("--cluster", nodes.address, "--output", "still")
+    assert (result.exit_code, "start the command again to go on" in result.stderr) == (1, True)
+    assert "no progress for 1800 s" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -88,6 +88,7 @@ def run_dataset(job: Job, listed: Sequence[pyarrow.Table], output: Path, checkpo
     from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
     from ray.data.block import BlockMetadata
     from ray.data.checkpoint import CheckpointConfig
+    from ray.data.exceptions import ExecutionTimeoutError
 
     class Listed(Datasource):
         """What `from_items` is too, but that its rows would not be looked up in the checkpoint."""
@@ -123,6 +124,9 @@ def run_dataset(job: Job, listed: Sequence[pyarrow.Table], output: Path, checkpo
     except ray.exceptions.RayError as error:
         cause = str(error).strip().splitlines()[-1]  # of a worker's traceback
         raise OSError(f"the cluster did not do it: {cause}") from error
+    except ExecutionTimeoutError as error:  # after half an hour without a row
+        way_out = "start the command again to go on with what is left"
+        raise OSError(f"the cluster stood still, {way_out}: {one_line(error)}") from error
 
 
 @contextmanager
