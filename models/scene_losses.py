@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 IGNORED = -100
 FAR_BELOW = torch.finfo(torch.bfloat16).min
+COUNTING_WEIGHT = 2.5
 
 
 def without_padding(ids: Tensor) -> Tensor:
@@ -72,18 +73,18 @@ def read(text_encoder, image_embeds: Tensor, input_ids: Tensor) -> Tensor:
     return hidden.reshape(batch * count, length, -1)
 
 
-def sample_questions(
-    data: Examples, rows: Tensor, count: int, generator: Generator, evenly: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
+def sample_questions(data: Examples, rows: Tensor, count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Draw `count` questions of each of the pictures `rows`: `[B, count, L]`, their answers `[B * count, L]` and kinds.
 
-    `evenly`: each kind that a picture has is as likely, however many questions of it there are. Where a picture has
-    fewer, an answer of padding alone, of kind -1, fills up; it adds nothing to a loss.
+    Each kind that a picture has is as likely, however many questions of it there are, but counting, which is learnt
+    last, is `COUNTING_WEIGHT` times as likely. Where a picture has fewer than `count`, an answer of padding alone, of
+    kind -1, fills up; it adds nothing to a loss.
     """
     kinds = data.kinds[rows]
-    order = torch.rand(kinds.shape, generator=generator)
-    if evenly:  # weighted by the inverse of how many there are: the key is u ** (1 / weight)
-        order = order ** (kinds[:, :, None] == kinds[:, None]).sum(-1)
+    weights = torch.tensor([COUNTING_WEIGHT if name == "counting" else 1.0 for name in data.kind_names])[kinds]
+    questions_of_kind = (kinds[:, :, None] == kinds[:, None]).sum(-1)
+    # Weighted sampling without replacement: the largest of u ** (1 / weight) (Efraimidis and Spirakis, 2006).
+    order = torch.rand(kinds.shape, generator=generator) ** (questions_of_kind / weights)
     chosen = (order - (kinds < 0).float()).topk(count, dim=1).indices
     kinds = kinds.gather(1, chosen)
     asked = data.asked[rows].take_along_dim(chosen[..., None], 1).clamp_min(0)

@@ -9,7 +9,6 @@ Interrupt it as you like: it goes on from the checkpoints in its build folder. P
 import argparse
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -47,25 +46,9 @@ SCENES, HELD_OUT_SCENES = 60_000, 400
 EASY_VQA_VIEWS = 4
 SCENES_PER_STEP, SHAPES_PER_STEP = 64, 12
 QUESTIONS_PER_IMAGE = 8
-DESCRIBE_STEPS = 5500
+CAPTION_STEPS, ANSWER_STEPS = 5500, 3300
 PEAK_LEARNING_RATE = 1e-3
 REPORT_EVERY = 500
-
-
-@dataclass(frozen=True)
-class AnswerPhase:
-    """A part of the training on questions; `evenly`: of each kind as many, though pictures have more of some."""
-
-    name: str
-    steps: int
-    peak_learning_rate: float
-    evenly: bool
-
-
-ANSWER_PHASES = (
-    AnswerPhase("answers", 3000, PEAK_LEARNING_RATE, evenly=False),
-    AnswerPhase("evenly", 1200, PEAK_LEARNING_RATE / 2, evenly=True),
-)
 
 
 def to_device(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -107,7 +90,7 @@ def caption_rates(model, data: Examples, processor: BlipProcessor) -> dict[str, 
 
 
 def answer_rates(model, data: Examples, processor: BlipProcessor) -> dict[str, float]:
-    """How often questions about the pictures of `data`, up to eight of each, are answered right, in all and by kind."""
+    """How often questions about the pictures of `data`, drawn as for a step, are answered right, in all and by kind."""
     right_by = defaultdict(list)
     for rows in torch.arange(len(data.images)).split(50):
         *asked, kinds = sample_questions(data, rows, QUESTIONS_PER_IMAGE, step_generator(0, 0))
@@ -157,19 +140,10 @@ def train_captions(model, data: Examples, scenes: int, held_out: list[Examples],
     def report() -> str:
         return "; ".join(as_text(caption_rates(model, each, processor)) for each in held_out)
 
-    fit(module, losses_of, DESCRIBE_STEPS, PEAK_LEARNING_RATE, folder / "captions.pt", seed, report, REPORT_EVERY)
+    fit(module, losses_of, CAPTION_STEPS, PEAK_LEARNING_RATE, folder / "captions.pt", seed, report, REPORT_EVERY)
 
 
-def train_answers(
-    model,
-    data: Examples,
-    scenes: int,
-    held_out: list[Examples],
-    processor,
-    folder: Path,
-    seed: int,
-    phase: AnswerPhase,
-):
+def train_answers(model, data: Examples, scenes: int, held_out: list[Examples], processor, folder: Path, seed: int):
     """Train the text encoder and the decoder to answer, and the decoder to go on captioning.
 
     The vision model stays as captions made it, so every picture is encoded once for all steps.
@@ -180,7 +154,7 @@ def train_answers(
     def losses_of(generator: Generator) -> dict[str, Tensor]:
         rows = sample_rows(data, scenes, generator)
         (embeds,) = to_device(image_embeds[rows])
-        *asked, _ = sample_questions(data, rows, QUESTIONS_PER_IMAGE, generator, phase.evenly)
+        *asked, _ = sample_questions(data, rows, QUESTIONS_PER_IMAGE, generator)
         captions, *asked = to_device(without_padding(data.captions[rows]), *asked)
         said = describe(model, embeds, [captions])[0]
         return {
@@ -197,17 +171,12 @@ def train_answers(
         ]
         return "; ".join(scores)
 
-    file = folder / f"{phase.name}.pt"
-    fit(model, losses_of, phase.steps, phase.peak_learning_rate, file, seed, report, REPORT_EVERY)
+    fit(model, losses_of, ANSWER_STEPS, PEAK_LEARNING_RATE, folder / "answers.pt", seed, report, REPORT_EVERY)
 
 
-def first_seed(seed: int, phase: int) -> int:
-    """Where the scenes of a phase begin: each learns from others."""
-    return (3 * seed + phase) * SCENES
-
-
-def load_scenes(first: int, build: Path, tokenizer: BertTokenizerFast) -> Examples:
-    """Scenes to train on, whose pictures are drawn once."""
+def load_scenes(seed: int, part: int, build: Path, tokenizer: BertTokenizerFast) -> Examples:
+    """Scenes to train on, whose pictures are drawn once; `part`: 0 for captions, 1 for answers and retrieval."""
+    first = (2 * seed + part) * SCENES
     return scene_examples(training_scenes(first, SCENES), build / f"scenes-{first}-{SCENES}.npy", tokenizer)
 
 
@@ -228,16 +197,15 @@ def train_vqa(output: Path, build: Path, seed: int) -> None:
     folder = build / f"vqa-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
 
-    def train(function: Callable, phase: int, *more) -> None:
-        scenes = load_scenes(first_seed(seed, phase), build, processor.tokenizer)
-        function(model, join_examples(scenes, shapes), len(scenes.images), held_out, processor, folder, seed, *more)
+    def train(function: Callable, part: int) -> None:
+        scenes = load_scenes(seed, part, build, processor.tokenizer)
+        function(model, join_examples(scenes, shapes), len(scenes.images), held_out, processor, folder, seed)
 
     train(train_captions, 0)
     # The decoder's cross-attention has learnt where to look; in BLIP's pre-training the two share these weights
     # throughout (section 3.2 of the paper).
     model.text_encoder.load_state_dict(model.text_decoder.bert.state_dict())
-    for phase, answer_phase in enumerate(ANSWER_PHASES, start=1):
-        train(train_answers, phase, answer_phase)
+    train(train_answers, 1)
     save_checkpoint(model.cpu(), processor, output)
 
 
@@ -247,7 +215,7 @@ def train_matching(begin_with: Path, output: Path, build: Path, seed: int) -> No
     processor = BlipProcessor.from_pretrained(begin_with)
     model = begin_retrieval(BlipForQuestionAnswering.from_pretrained(begin_with)).to(training_device())
     held_out = make_scenes(HELD_OUT_SCENES, VALIDATION_SEED)
-    data = load_scenes(first_seed(seed, len(ANSWER_PHASES)), build, processor.tokenizer)
+    data = load_scenes(seed, 1, build, processor.tokenizer)
     pictures = draw_scenes(held_out, build / f"validation-{HELD_OUT_SCENES}.npy")
     image_embeds, held_out_embeds = (encode_all(model, images, processor) for images in (data.images, pictures))
 

@@ -48,20 +48,21 @@ def test_training_that_was_interrupted_ends_with_the_same_weights(tmp_path, monk
     assert fitted(tmp_path / "parts.pt") == expected  # nothing is left to do
 
 
-@pytest.mark.parametrize(("evenly", "share"), [(False, 1 / 5), (True, 1 / 2)])
-def test_questions_are_drawn_from_all_or_evenly_by_kind(evenly, share):
+@pytest.mark.parametrize(("kind", "share"), [("scene", 1 / 2), ("counting", 2.5 / 3.5)])
+def test_questions_are_drawn_evenly_by_kind_but_more_of_counting(kind, share):
     pictures = 4000
     data = SimpleNamespace(
+        kind_names=["attributes", kind],
         kinds=torch.tensor([[0, 0, 0, 0, 1, -1]]).repeat(pictures, 1),
         asked=torch.zeros(pictures, 6, 2, dtype=torch.int64),
         questions=torch.ones(1, 3, dtype=torch.int64),
         answers=torch.ones(1, 3, dtype=torch.int64),
     )
     generator = torch.Generator().manual_seed(0)
-    *_, kinds = sample_questions(data, torch.arange(pictures), 1, generator, evenly)
+    *_, kinds = sample_questions(data, torch.arange(pictures), 1, generator)
     assert set(kinds.flatten().tolist()) == {0, 1}
     assert (kinds == 1).float().mean() == pytest.approx(share, abs=0.03)
-    _, answers, kinds = sample_questions(data, torch.arange(3), 6, generator, evenly)
+    _, answers, kinds = sample_questions(data, torch.arange(3), 6, generator)
     assert sorted(kinds[0].tolist()) == [-1, 0, 0, 0, 0, 1]
     assert (answers.any(1) == (kinds.flatten() >= 0)).all()  # what fills up says nothing
 
