@@ -8,7 +8,7 @@ import torch
 from conftest import F32, random_model
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import limits, report, rounds
+from benchmarks import curves, limits, report, rounds
 from benchmarks.bench import sides_here
 from benchmarks.checkpoint import blip_processor
 from benchmarks.limits import Geometry
@@ -19,7 +19,7 @@ from benchmarks.published import Published
 from benchmarks.pytorch import PyTorch
 from benchmarks.rounds import Effort, Rounds, SideError, Worker, check
 from benchmarks.sides import BASELINE, SIDES, Spec
-from benchmarks.workloads import TASKS, Inputs, run
+from benchmarks.workloads import ALL_TASKS, CURVES, TASKS, Inputs, run
 from blip_openvino.ir.checkpoint import generate_caption
 
 CHECKED = ("published FP16", "published INT8", "ONNX Runtime fp32", "ONNX Runtime INT8", "ours FP16", "ours INT8")
@@ -67,8 +67,8 @@ def test_every_side_passes_the_checks_against_pytorch(name, sides, expected, mon
 def test_a_failing_side_becomes_a_row_and_the_others_go_on(monkeypatch, tmp_path):
     variants = {BASELINE: "fp32"} | {wrong: f"{wrong} INT8" for wrong in ("dies", "raises", "short", "off", "later")}
     monkeypatch.setattr(rounds, "CLASSES", {"fake": "tests.benchmarks.fake_sides:Fake"})
-    monkeypatch.setattr(rounds, "SIDES", {name: Spec("fake", variant) for name, variant in variants.items()})
-    measured = Rounds(list(variants), tmp_path, Effort(rounds=2, seconds=0, load_again=True, batch=2))
+    sides = {name: Spec("fake", variant) for name, variant in variants.items()}
+    measured = Rounds(sides, tmp_path, Effort(rounds=2, seconds=0, load_again=True, batch=2))
     measured.run()
     failures, captions = measured.failures, {task for task in TASKS if "caption" in task or task == "batch"}
     assert failures["caption, 3 beams"]["dies"] == "died of SIGSEGV"
@@ -82,6 +82,23 @@ def test_a_failing_side_becomes_a_row_and_the_others_go_on(monkeypatch, tmp_path
         assert set(measured.seconds[task]) == set(variants) - set(failures[task])
         assert len(measured.seconds[task][BASELINE]) == 2
     assert set(measured.parts()["vision model"]) == {BASELINE, "dies"}
+
+
+@pytest.fixture
+def curves_of_fakes(monkeypatch, tmp_path):
+    """Once over some points, and what is filed of them, of PyTorch that only does what is said and one such side."""
+
+    def measure(wrong: str, baseline: str = "right", patience: float = 600) -> tuple[curves.CurveRounds, dict]:
+        monkeypatch.setattr(rounds, "CLASSES", {"fake": "tests.benchmarks.fake_sides:Fake"})
+        monkeypatch.setattr(curves, "PATIENCE", patience)
+        named = {BASELINE: Spec("fake", f"{baseline} fp32"), "ours INT8": Spec("fake", f"{wrong} INT8")}
+        measured = curves.CurveRounds(curves.curve_sides(named), tmp_path, quick=True)
+        measured.run()
+        filed = {"date": "2026-01-01", "stolen": 0, "curves": measured.curves(2), "failures": measured.failures}
+        filed["machine"] = {"cpu": "a processor", "cores": 2, "instruction_set": "avx2", "isa_limit": None}
+        return measured, json.loads(json.dumps(filed))
+
+    return measure
 
 
 def test_a_check_finds_tokens_and_logits_that_are_not_pytorchs(expected):
