@@ -7,6 +7,7 @@ a point of over `PATIENCE` seconds a run.
 import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
@@ -37,7 +38,7 @@ class CurveRounds(Rounds):
     def __init__(self, sides: Mapping[str, Spec], folder: Path, quick: bool):
         points = [[f"{count} {curve}" for count in counts] for curve, counts in CURVES.items()]
         self.points = [tasks[:3:2] for tasks in points] if quick else points
-        super().__init__(sides, folder, QUICK if quick else FULL, ["answer", *sum(self.points, [])])
+        super().__init__(sides, folder, QUICK if quick else FULL, ["answer", *chain.from_iterable(self.points)])
 
     def before(self, task: str) -> list[str]:
         """The curve's points that come before it."""
@@ -63,7 +64,9 @@ class CurveRounds(Rounds):
             by_cores["1" if side.endswith(ONE_CORE) else str(cores)][side.removesuffix(ONE_CORE)] = runs
         points = {
             curve: {
-                str(count): dict(self.seconds[f"{count} {curve}"]) for count in counts if f"{count} {curve}" in self.tasks
+                str(count): dict(self.seconds[f"{count} {curve}"])
+                for count in counts
+                if f"{count} {curve}" in self.tasks
             }
             for curve, counts in CURVES.items()
         }

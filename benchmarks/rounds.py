@@ -95,8 +95,8 @@ def check(task: str, spec: Spec, reply: dict[str, object], expected: dict[str, o
     """Compare what a side gave with PyTorch's float32, as far as there is that.
 
     Raises:
-        SideError: rows or tokens are not as many as asked for, or tokens not the same on a float32 side; logits or pixels differ by
-            more than the tolerance, as a share of the range of PyTorch's.
+        SideError: rows or tokens are not as many as asked for, or tokens not the same on a float32 side; logits or
+            pixels differ by more than the tolerance, as a share of the range of PyTorch's.
     """
     asked, rows, tolerance = ALL_TASKS[task].new_tokens, ALL_TASKS[task].rows, TOLERANCES[spec.precision]
     lengths = {len(row) - 1 for row in reply["tokens"] or []}

@@ -2,10 +2,12 @@
 what one counts by hand."""
 
 import json
+import os
 
 import pytest
 import torch
 from conftest import F32, random_model
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import curves, limits, report, rounds
@@ -85,20 +87,73 @@ def test_a_failing_side_becomes_a_row_and_the_others_go_on(monkeypatch, tmp_path
 
 
 @pytest.fixture
-def curves_of_fakes(monkeypatch, tmp_path):
-    """Once over some points, and what is filed of them, of PyTorch that only does what is said and one such side."""
+def curve_rounds(monkeypatch, tmp_path):
+    """Some points of PyTorch and a side that does what is said, neither of them computing."""
 
-    def measure(wrong: str, baseline: str = "right", patience: float = 600) -> tuple[curves.CurveRounds, dict]:
+    def rounds_with(wrong: str) -> curves.CurveRounds:
         monkeypatch.setattr(rounds, "CLASSES", {"fake": "tests.benchmarks.fake_sides:Fake"})
-        monkeypatch.setattr(curves, "PATIENCE", patience)
-        named = {BASELINE: Spec("fake", f"{baseline} fp32"), "ours INT8": Spec("fake", f"{wrong} INT8")}
-        measured = curves.CurveRounds(curves.curve_sides(named), tmp_path, quick=True)
-        measured.run()
-        filed = {"date": "2026-01-01", "stolen": 0, "curves": measured.curves(2), "failures": measured.failures}
-        filed["machine"] = {"cpu": "a processor", "cores": 2, "instruction_set": "avx2", "isa_limit": None}
-        return measured, json.loads(json.dumps(filed))
+        sides = {BASELINE: Spec("fake", "right fp32"), "ours INT8": Spec("fake", f"{wrong} INT8")}
+        return curves.CurveRounds(curves.curve_sides(sides), tmp_path, quick=True)
 
-    return measure
+    return rounds_with
+
+
+def as_filed(measured: curves.CurveRounds) -> dict:
+    about = {"cpu": "a processor", "cores": 2, "instruction_set": "avx2", "isa_limit": None}
+    filed = {"date": "2026-01-01", "machine": about, "stolen": 0, "failures": measured.failures}
+    return json.loads(json.dumps(filed | {"curves": measured.curves(2)}))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "failing", "error"),
+    [
+        ("dies", ["3 beams"], "died of SIGSEGV"),
+        ("narrow", ["4 questions about one image"], "gives 1 rows, not 4"),
+        ("short", [*ALL_TASKS], "new tokens, not"),
+    ],
+)
+def test_a_failing_point_is_left_out_of_its_curve_and_told(wrong, failing, error, curve_rounds, tmp_path):
+    measured = curve_rounds(wrong)
+    measured.run()
+    results = as_filed(measured)
+    assert set(results["curves"]) == {*CURVES, curves.CORES}
+    for curve, points in results["curves"].items():
+        assert list(points) == (
+            ["1", "2"] if curve == curves.CORES else [str(count) for count in list(CURVES[curve])[:3:2]]
+        )
+        for count, runs in points.items():
+            assert len(runs[BASELINE]) == 1
+            assert ("ours INT8" in runs) == (f"{count} {curve}" not in failing and wrong != "short")
+    notes = "\n".join(curves.notes(results))
+    assert error in notes
+    assert "without" not in notes
+    assert notes in curves.table(results).replace("\n\n", "\n")
+    curves.draw(results, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as figure:
+        assert figure.width > figure.height > 500
+    assert 20_000 < (tmp_path / "curves.png").stat().st_size < 150_000
+
+
+def test_a_side_leaves_a_curve_where_it_gets_slow_and_the_others_are_still_compared(curve_rounds):
+    measured = curve_rounds("off")
+    measured.time("1 beams")
+    measured.seconds["1 beams"][BASELINE] = [curves.PATIENCE + 1.0]
+    assert not measured.has(BASELINE, "3 beams")
+    assert measured.has(BASELINE, "4 images in a batch")
+    measured.time("3 beams")
+    assert measured.failures["3 beams"] == {"ours INT8": "values are off by 10.0% of their range, allowed are 8.0%"}
+    assert f"{BASELINE} without 3 beams: over 6 s a run before that." in curves.notes(as_filed(measured))
+    for worker in measured.workers.values():
+        worker.close()
+
+
+def test_one_core_is_a_process_that_has_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(rounds, "CLASSES", {"fake": "tests.benchmarks.fake_sides:Fake"})
+    for cores in (1, None):
+        worker = Worker(Spec("fake", "right INT8", cores=cores), tmp_path, 1)
+        has = os.sched_getaffinity(worker.process.pid)
+        assert len(has) == (cores or len(os.sched_getaffinity(0)))
+        worker.close()
 
 
 def test_a_check_finds_tokens_and_logits_that_are_not_pytorchs(expected):
