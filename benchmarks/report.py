@@ -145,7 +145,7 @@ def results_table(results: dict) -> str:
 
 def main() -> None:
     full = "\n\n".join(f"### {each['machine']['instruction_set']}\n\n{results_table(each)}" for each in filed_results())
-    figures = [f"![Curves of {file.stem}](results/{file.name})" for file in sorted(RESULTS.glob("curves-*.png"))]
+    figures = [f"![{file.stem}](results/{file.name})" for file in sorted(RESULTS.glob("curves-*.png"))]
     full = "\n\n".join([full, *(["### Curves", *figures] if figures else [])])
     for readme, text in zip(READMES, (short_table(latest_results()), full), strict=True):
         written, places = MARKED.subn(lambda _, text=text: text + "\n", readme.read_text())

@@ -3,6 +3,7 @@ what one counts by hand."""
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -231,6 +232,18 @@ def test_report_writes_both_readmes_between_their_comments(tmp_path, monkeypatch
     readmes[0].write_text("no place")
     with pytest.raises(ValueError, match="has no <!-- benchmark -->"):
         report.main()
+
+
+def test_filed_curves_are_a_figure_below_the_tables(tmp_path, monkeypatch):
+    shutil.copytree(report.RESULTS, tmp_path / "results")
+    (tmp_path / "results" / "curves-amx.json").write_text(json.dumps({"date": "2099-01-01", "curves": {}}))
+    (tmp_path / "results" / "curves-amx.png").touch()
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(report, "READMES", (tmp_path / "README.md", tmp_path / "full.md"))
+    for readme in report.READMES:
+        readme.write_text("<!-- benchmark -->\n<!-- /benchmark -->\n")
+    report.main()
+    assert "![curves-amx](results/curves-amx.png)\n<!-- /benchmark -->" in report.READMES[1].read_text()
 
 
 def test_latest_results_are_those_of_a_run_that_was_not_held_back(tmp_path, monkeypatch):
