@@ -106,7 +106,7 @@ def table(results: dict) -> str:
 
 def draw(results: dict, file: Path) -> None:
     """The curves as a PNG, a panel each; the last place is for legend and notes."""
-    figure = Figure(figsize=(10, 6.2), dpi=110, layout="constrained")
+    figure = Figure(figsize=(10, 6.2), dpi=90, layout="constrained")
     figure.suptitle(where(results), fontsize=10)
     *panels, words = figure.subplots(2, 3).flat
     for panel, (curve, points) in zip(panels, results["curves"].items(), strict=True):
@@ -125,5 +125,5 @@ def draw(results: dict, file: Path) -> None:
     words.axis("off")
     words.legend(*panels[0].get_legend_handles_labels(), loc="upper left", frameon=False)
     wrapped = "\n".join(textwrap.fill(note, 48) for note in notes(results))
-    words.text(0, 0.6, wrapped, fontsize=7, va="top")
+    words.text(0, 0.55, wrapped, fontsize=7, va="top")
     figure.savefig(file)
