@@ -2,9 +2,11 @@
 
     make bench ARGS="--quick"            # or python -m benchmarks.bench
     make bench ARGS="--isa AVX2 --keep"  # as on a processor that has no more
+    make bench ARGS=--curves             # cost as work grows, as a figure, instead of the table
 
 Results go to `build/bench.json`, with the machine and the versions they were measured on; `--keep` also files them in
-`benchmarks/results/`, where `python -m benchmarks.report` takes the READMEs' tables from.
+`benchmarks/results/`, where `python -m benchmarks.report` takes the READMEs' tables from. Curves go to
+`build/curves.json` and `build/curves.png`, and are filed as `curves-<instruction set>`.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import datetime
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,11 +26,12 @@ import torch
 from transformers import BlipConfig
 
 from benchmarks.checkpoint import blip_base, blip_processor
+from benchmarks.curves import CurveRounds, curve_sides, draw, table
 from benchmarks.limits import Tokens, limits, measure
 from benchmarks.prepare import MAKERS, prepare, sizes
 from benchmarks.report import RESULTS, results_table
 from benchmarks.rounds import Effort, Rounds
-from benchmarks.sides import SIDES
+from benchmarks.sides import SIDES, Spec
 from benchmarks.workloads import ANSWER_TOKENS, BEAMS, CAPTION_TOKENS, QUESTION
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,11 +73,11 @@ def machine() -> dict[str, object]:
     }
 
 
-def sides_here(about: Mapping[str, object]) -> list[str]:
+def sides_here(about: Mapping[str, object]) -> dict[str, Spec]:
     """The sides that make sense on a machine: PyTorch in bf16, also compiled, where there are instructions for it."""
     has_bf16 = "avx512_bf16" in about["isa"] and not about["isa_limit"]
     left_out = {"torch.compile fp32"} if has_bf16 else {"PyTorch bf16", "torch.compile bf16"}
-    return [side for side in SIDES if side not in left_out]
+    return {side: spec for side, spec in SIDES.items() if side not in left_out}
 
 
 def processor_ticks() -> list[int]:
@@ -114,6 +118,22 @@ def run(effort: Effort) -> dict[str, object]:
     }
 
 
+def run_curves(quick: bool) -> dict[str, object]:
+    """All points, as they are filed."""
+    about, before = machine(), processor_ticks()
+    prepare(blip_base(), blip_processor(), FOLDER)
+    rounds = CurveRounds(curve_sides(sides_here(about)), FOLDER, quick)
+    rounds.run()
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": about,
+        "stolen": round(stolen_share(before, processor_ticks()), 4),
+        "effort": asdict(rounds.effort),
+        "curves": rounds.curves(about["cores"]),
+        "failures": rounds.failures,
+    }
+
+
 def rounded(seconds: Mapping[str, Mapping[str, list[float]]]) -> dict[str, dict[str, list[float]]]:
     """To microseconds."""
     return {task: {side: [round(each, 6) for each in runs] for side, runs in s.items()} for task, s in seconds.items()}
@@ -124,6 +144,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="one round, two images a batch, each side loaded once: minutes, and noisy"
     )
+    parser.add_argument("--curves", action="store_true", help="cost as work grows, as a figure")
     parser.add_argument("--isa", choices=ISA_LIMITS, help="use no newer instructions than these")
     parser.add_argument("--keep", action="store_true", help="also file the results in benchmarks/results/")
     arguments = parser.parse_args()
@@ -131,12 +152,17 @@ def main() -> None:
         environment = os.environ | ISA_LIMITS[arguments.isa]
         command = [sys.executable, "-m", "benchmarks.bench", *sys.argv[1:]]
         raise SystemExit(subprocess.run(command, cwd=ROOT, env=environment).returncode)
-    results = run(QUICK if arguments.quick else FULL)
-    text = json.dumps(results, indent=1) + "\n"
-    (ROOT / "build" / "bench.json").write_text(text)
-    if arguments.keep:
-        (RESULTS / f"{results['machine']['instruction_set']}.json").write_text(text)
-    print(results_table(results))
+    name = "curves" if arguments.curves else "bench"
+    results = run_curves(arguments.quick) if arguments.curves else run(QUICK if arguments.quick else FULL)
+    made = [ROOT / "build" / f"{name}.json"]
+    made[0].write_text(json.dumps(results, indent=1) + "\n")
+    if arguments.curves:
+        made.append(made[0].with_suffix(".png"))
+        draw(results, made[1])
+    for file in made if arguments.keep else []:
+        prefix = "curves-" if arguments.curves else ""
+        shutil.copyfile(file, RESULTS / f"{prefix}{results['machine']['instruction_set']}{file.suffix}")
+    print(table(results) if arguments.curves else results_table(results))
 
 
 if __name__ == "__main__":

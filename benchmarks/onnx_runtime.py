@@ -4,6 +4,7 @@ Built with care, so that the comparison is worth something: the image's keys and
 generation, and an image stays encoded for the next question. `generate` of transformers drives it, without weights.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,9 @@ class OnnxRuntime(Side):
         options = onnxruntime.SessionOptions()
         # Its threads would go on spinning after a run, at the cost of whoever runs next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        cores = len(os.sched_getaffinity(0))
+        if cores < os.cpu_count():  # of itself it takes all there are, and leaves those it was held to
+            options.intra_op_num_threads = cores
         self.vision_model, self.text_encoder, self.projections, self.decoder_step = (
             onnxruntime.InferenceSession(
                 folder / "onnx" / variant / f"{part}.onnx", options, providers=["CPUExecutionProvider"]

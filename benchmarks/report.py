@@ -24,9 +24,9 @@ SHORT = ("answer", "answer again", "caption", "load", "peak memory")
 
 
 def filed_results() -> list[dict]:
-    """All that was filed, newest first."""
+    """All tables that were filed, newest first; curves are not among them."""
     results = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
-    return sorted(results, key=lambda each: each["date"], reverse=True)
+    return sorted((each for each in results if "curves" not in each), key=lambda each: each["date"], reverse=True)
 
 
 def latest_results() -> dict:
@@ -145,6 +145,8 @@ def results_table(results: dict) -> str:
 
 def main() -> None:
     full = "\n\n".join(f"### {each['machine']['instruction_set']}\n\n{results_table(each)}" for each in filed_results())
+    figures = [f"![{file.stem}](results/{file.name})" for file in sorted(RESULTS.glob("curves-*.png"))]
+    full = "\n\n".join([full, *(["### Curves", *figures] if figures else [])])
     for readme, text in zip(READMES, (short_table(latest_results()), full), strict=True):
         written, places = MARKED.subn(lambda _, text=text: text + "\n", readme.read_text())
         if not places:

@@ -6,20 +6,21 @@ timed and once more after it: a later image may be wrong where the first was rig
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.sides import BASELINE, CACHING, CLASSES, SIDES, TOLERANCES, Spec
-from benchmarks.workloads import TASKS, part_seconds
+from benchmarks.sides import BASELINE, CACHING, CLASSES, TOLERANCES, Spec
+from benchmarks.workloads import ALL_TASKS, TASKS, part_seconds
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_ROUNDS = 30
@@ -55,6 +56,9 @@ class Worker:
 
     def __init__(self, spec: Spec, folder: Path, batch: int, *cache: str):
         command = [sys.executable, "-m", "benchmarks.worker", CLASSES[spec.family], spec.variant, folder, str(batch)]
+        if spec.cores:
+            cores = sorted(os.sched_getaffinity(0))[: spec.cores]
+            command = ["taskset", "--cpu-list", ",".join(map(str, cores)), *command]
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115, not a pipe, which nobody would empty
         start, pipe = time.perf_counter(), subprocess.PIPE
         self.process = subprocess.Popen(
@@ -91,13 +95,15 @@ def check(task: str, spec: Spec, reply: dict[str, object], expected: dict[str, o
     """Compare what a side gave with PyTorch's float32, as far as there is that.
 
     Raises:
-        SideError: tokens are not as many as asked for, or not the same on a float32 side; logits or pixels differ by
-            more than the tolerance, as a share of the range of PyTorch's.
+        SideError: rows or tokens are not as many as asked for, or tokens not the same on a float32 side; logits or
+            pixels differ by more than the tolerance, as a share of the range of PyTorch's.
     """
-    asked, tolerance = TASKS[task].new_tokens, TOLERANCES[spec.precision]
+    asked, rows, tolerance = ALL_TASKS[task].new_tokens, ALL_TASKS[task].rows, TOLERANCES[spec.precision]
     lengths = {len(row) - 1 for row in reply["tokens"] or []}
     if asked and lengths != {asked}:
         raise SideError(f"gives {sorted(lengths)} new tokens, not {asked}")
+    if rows and len(reply["tokens"]) != rows:
+        raise SideError(f"gives {len(reply['tokens'])} rows, not {rows}")
     if expected and spec.precision == "fp32" and reply["tokens"] != expected["tokens"]:
         raise SideError(f"gives tokens {reply['tokens']}, not {expected['tokens']}")
     if expected and reply["values"]:
@@ -110,8 +116,8 @@ def check(task: str, spec: Spec, reply: dict[str, object], expected: dict[str, o
 class Rounds:
     """All measurements of some sides over the files in `folder`: run once, then read."""
 
-    def __init__(self, sides: Sequence[str], folder: Path, effort: Effort):
-        self.sides, self.folder, self.effort = sides, folder, effort
+    def __init__(self, sides: Mapping[str, Spec], folder: Path, effort: Effort, tasks: Iterable[str] = TASKS):
+        self.sides, self.folder, self.effort, self.tasks = sides, folder, effort, tasks
         self.workers: dict[str, Worker] = {}
         self.expected: dict[str, dict[str, object]] = {}
         self.seconds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))  # by task and side
@@ -122,13 +128,13 @@ class Rounds:
     def run(self) -> None:
         """Load every side, then do every task."""
         try:
-            self.turns("load", self.sides, self.load)
+            self.turns("load", list(self.sides), self.load)
             if self.effort.load_again:
-                whole = [side for side in self.sides if SIDES[side].tasks is None]
+                whole = [side for side, spec in self.sides.items() if spec.tasks is None]
                 self.turns("load", whole, self.load)
-                caching = [side for side in whole if SIDES[side].family in CACHING]
+                caching = [side for side in whole if self.sides[side].family in CACHING]
                 self.turns("load, model cache", caching, self.load_cached)
-            for task in TASKS:
+            for task in self.tasks:
                 self.time(task)
         finally:
             for worker in self.workers.values():
@@ -155,10 +161,13 @@ class Rounds:
                 self.laps[side].pop(task, None)
         return well
 
+    def has(self, side: str, task: str) -> bool:
+        """Whether it is to be timed on that side."""
+        return self.sides[side].tasks is None or task in self.sides[side].tasks
+
     def time(self, task: str) -> None:
         """Check every side that has the task, let them take turns, check again."""
-        sides = [side for side in self.sides if task in (SIDES[side].tasks or TASKS)]
-        sides = self.turns(task, sides, self.checked_run)
+        sides = self.turns(task, [side for side in self.sides if self.has(side, task)], self.checked_run)
         start, rounds, spent = time.perf_counter(), 0, 0.0
         while rounds < self.effort.rounds or (
             rounds < MOST_ROUNDS and spent * (rounds + 1) / rounds < self.effort.seconds
@@ -171,14 +180,14 @@ class Rounds:
         """In a new process, which ends the one before it."""
         if side in self.workers:
             self.workers.pop(side).close()
-        worker = self.workers[side] = Worker(SIDES[side], self.folder, self.effort.batch)
+        worker = self.workers[side] = Worker(self.sides[side], self.folder, self.effort.batch)
         self.seconds["load"][side].append(worker.load_seconds)
         self.memory[side].append(worker.peak_memory)
 
     def load_cached(self, task: str, side: str) -> None:
         with tempfile.TemporaryDirectory(prefix="model-cache-") as cache:
             for _ in range(2):  # the first one fills the cache
-                worker = Worker(SIDES[side], self.folder, self.effort.batch, cache)
+                worker = Worker(self.sides[side], self.folder, self.effort.batch, cache)
                 worker.close()
         self.seconds[task][side].append(worker.load_seconds)
 
@@ -187,7 +196,7 @@ class Rounds:
         if side not in self.workers or self.workers[side].process.poll() is not None:
             self.load(task, side)
         reply = self.workers[side].ask(task, checked)
-        check(task, SIDES[side], reply, self.expected.get(task))
+        check(task, self.sides[side], reply, self.expected.get(task))
         return reply
 
     def checked_run(self, task: str, side: str) -> None:

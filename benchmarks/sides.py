@@ -37,11 +37,12 @@ Right runs at BLIP base's widths and a third of its depth: bf16 and FP16 0.7 %, 
 
 @dataclass(frozen=True)
 class Spec:
-    """A side: whose it is, in which variant, and its tasks where these are not all."""
+    """A side: whose it is, in which variant, its tasks where these are not all, and its cores likewise."""
 
     family: str
     variant: str
     tasks: tuple[str, ...] | None = None
+    cores: int | None = None
 
     @property
     def precision(self) -> str:

@@ -11,7 +11,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from benchmarks.sides import Laps, Side
+from benchmarks.sides import Laps, Side, Text
 
 QUESTION = "how many dogs are in the picture ?"
 OTHER_QUESTION = "what color is shape in the picture ?"
@@ -41,6 +41,11 @@ class Inputs:
         self.question, self.other_question = side.tokenize(QUESTION), side.tokenize(OTHER_QUESTION)  # of ten tokens
         self.kept = side.keep(self.pixel_values, self.question)
 
+    def questions(self, count: int) -> Text:
+        """The two in turns, so many in all: [count, T]."""
+        pairs = {name: np.concatenate([ids, self.other_question[name]]) for name, ids in self.question.items()}
+        return {name: np.resize(pair, (count, pair.shape[1])) for name, pair in pairs.items()}
+
 
 @dataclass(frozen=True)
 class Task:
@@ -50,6 +55,8 @@ class Task:
     new_tokens: int | None = None
     """How many each row that `run` gives has; None where it gives something else."""
     num_beams: int = 1
+    rows: int | None = None
+    """How many rows `run` gives, where that is checked."""
 
     def settings(self, laps: Laps, checked: bool) -> dict[str, object]:
         """Arguments of `generate` for exactly so many tokens; to be checked, with logits."""
@@ -87,9 +94,39 @@ TASKS = {
 }
 
 
+def captions(images: int) -> Task:
+    return Task(
+        lambda side, inputs, laps, settings: side.caption(inputs.images[:images], laps, **settings),
+        CAPTION_TOKENS,
+        rows=images,
+    )
+
+
+def answers(questions: int) -> Task:
+    """About one image, in one call."""
+    return Task(
+        lambda side, inputs, laps, settings: side.answer(
+            inputs.pixel_values, inputs.questions(questions), laps, **settings
+        ),
+        ANSWER_TOKENS,
+        rows=questions,
+    )
+
+
+MOST_IMAGES = 32
+CURVES = {
+    "images in a batch": {count: captions(count) for count in (1, 2, 4, 8, 16, MOST_IMAGES)},
+    "beams": {count: Task(caption, CAPTION_TOKENS, count) for count in (1, 2, 3, 4, 6, 8)},
+    "new tokens": {count: Task(caption, count) for count in (1, 10, 25, 50, 100)},
+    "questions about one image": {count: answers(count) for count in (1, 2, 4, 8, 16, 32, 64)},
+}
+"""The tasks whose work grows: by what, and how much of it, the least first."""
+ALL_TASKS = TASKS | {f"{count} {curve}": task for curve, points in CURVES.items() for count, task in points.items()}
+
+
 def run(side: Side, inputs: Inputs | None, name: str, checked: bool = False) -> dict[str, object]:
     """`seconds`, `laps`, `tokens` [B, T] or None, and some `values`: of pixels, or of logits if `checked`."""
-    task, laps = TASKS[name], Laps()
+    task, laps = ALL_TASKS[name], Laps()
     output = task.run(side, inputs, laps, task.settings(laps, checked))
     seconds = time.perf_counter() - laps.start
     logits = getattr(output, "logits", None)

@@ -14,7 +14,7 @@ class Fake(Side):
         self.wrong = variant.split()[0]
 
     def answer(self, image, question, laps, **settings):
-        return self.generate(1, laps, **settings)
+        return self.generate(1 if self.wrong == "narrow" else len(question["input_ids"]), laps, **settings)
 
     def caption(self, pixel_values, laps, **settings):
         if self.wrong == "raises":
@@ -40,7 +40,7 @@ class Fake(Side):
         return np.arange(3 * 8 * 8.0).reshape(1, 3, 8, 8)
 
     def tokenize(self, question):
-        return {}
+        return {"input_ids": np.zeros((1, 4), np.int64)}
 
     def decode(self, ids):
         return ""

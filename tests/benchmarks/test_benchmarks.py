@@ -2,13 +2,16 @@
 what one counts by hand."""
 
 import json
+import os
+import shutil
 
 import pytest
 import torch
 from conftest import F32, random_model
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import limits, report, rounds
+from benchmarks import curves, limits, report, rounds
 from benchmarks.bench import sides_here
 from benchmarks.checkpoint import blip_processor
 from benchmarks.limits import Geometry
@@ -19,10 +22,11 @@ from benchmarks.published import Published
 from benchmarks.pytorch import PyTorch
 from benchmarks.rounds import Effort, Rounds, SideError, Worker, check
 from benchmarks.sides import BASELINE, SIDES, Spec
-from benchmarks.workloads import TASKS, Inputs, run
+from benchmarks.workloads import ALL_TASKS, CURVES, TASKS, Inputs, run
 from blip_openvino.ir.checkpoint import generate_caption
 
 CHECKED = ("published FP16", "published INT8", "ONNX Runtime fp32", "ONNX Runtime INT8", "ours FP16", "ours INT8")
+CHECKED_TASKS = (*TASKS, "2 images in a batch", "4 questions about one image", "10 new tokens", "2 beams")
 CLASSES = {"PyTorch": PyTorch, "published": Published, "ONNX Runtime": OnnxRuntime, "ours": Ours}
 
 
@@ -48,14 +52,14 @@ def sides(files):
 @pytest.fixture(scope="module")
 def expected(sides):
     """PyTorch's output of every task."""
-    return {name: run(sides[BASELINE], Inputs(sides[BASELINE], 3), name, checked=True) for name in TASKS}
+    return {name: run(sides[BASELINE], Inputs(sides[BASELINE], 3), name, checked=True) for name in CHECKED_TASKS}
 
 
 @pytest.mark.parametrize("name", CHECKED)
 def test_every_side_passes_the_checks_against_pytorch(name, sides, expected, monkeypatch):
     monkeypatch.setitem(rounds.TOLERANCES, "INT8", 0.25)  # of weights this few and random
     inputs = Inputs(sides[name], 3)
-    for task in TASKS:
+    for task in CHECKED_TASKS:
         check(task, SIDES[name], run(sides[name], inputs, task, checked=True), expected[task])
         timed = run(sides[name], inputs, task)
         check(task, SIDES[name], timed, expected[task])
@@ -67,8 +71,8 @@ def test_every_side_passes_the_checks_against_pytorch(name, sides, expected, mon
 def test_a_failing_side_becomes_a_row_and_the_others_go_on(monkeypatch, tmp_path):
     variants = {BASELINE: "fp32"} | {wrong: f"{wrong} INT8" for wrong in ("dies", "raises", "short", "off", "later")}
     monkeypatch.setattr(rounds, "CLASSES", {"fake": "tests.benchmarks.fake_sides:Fake"})
-    monkeypatch.setattr(rounds, "SIDES", {name: Spec("fake", variant) for name, variant in variants.items()})
-    measured = Rounds(list(variants), tmp_path, Effort(rounds=2, seconds=0, load_again=True, batch=2))
+    sides = {name: Spec("fake", variant) for name, variant in variants.items()}
+    measured = Rounds(sides, tmp_path, Effort(rounds=2, seconds=0, load_again=True, batch=2))
     measured.run()
     failures, captions = measured.failures, {task for task in TASKS if "caption" in task or task == "batch"}
     assert failures["caption, 3 beams"]["dies"] == "died of SIGSEGV"
@@ -82,6 +86,76 @@ def test_a_failing_side_becomes_a_row_and_the_others_go_on(monkeypatch, tmp_path
         assert set(measured.seconds[task]) == set(variants) - set(failures[task])
         assert len(measured.seconds[task][BASELINE]) == 2
     assert set(measured.parts()["vision model"]) == {BASELINE, "dies"}
+
+
+@pytest.fixture
+def curve_rounds(monkeypatch, tmp_path):
+    """Some points of PyTorch and a side that does what is said, neither of them computing."""
+
+    def rounds_with(wrong: str) -> curves.CurveRounds:
+        monkeypatch.setattr(rounds, "CLASSES", {"fake": "tests.benchmarks.fake_sides:Fake"})
+        sides = {BASELINE: Spec("fake", "right fp32"), "ours INT8": Spec("fake", f"{wrong} INT8")}
+        return curves.CurveRounds(curves.curve_sides(sides), tmp_path, quick=True)
+
+    return rounds_with
+
+
+def as_filed(measured: curves.CurveRounds) -> dict:
+    about = {"cpu": "a processor", "cores": 2, "instruction_set": "avx2", "isa_limit": None}
+    filed = {"date": "2026-01-01", "machine": about, "stolen": 0, "failures": measured.failures}
+    return json.loads(json.dumps(filed | {"curves": measured.curves(2)}))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "failing", "error"),
+    [
+        ("dies", ["3 beams"], "died of SIGSEGV"),
+        ("narrow", ["4 questions about one image"], "gives 1 rows, not 4"),
+        ("short", [*ALL_TASKS], "new tokens, not"),
+    ],
+)
+def test_a_failing_point_is_left_out_of_its_curve_and_told(wrong, failing, error, curve_rounds, tmp_path):
+    measured = curve_rounds(wrong)
+    measured.run()
+    results = as_filed(measured)
+    assert set(results["curves"]) == {*CURVES, curves.CORES}
+    for curve, points in results["curves"].items():
+        assert list(points) == (
+            ["1", "2"] if curve == curves.CORES else [str(count) for count in list(CURVES[curve])[:3:2]]
+        )
+        for count, runs in points.items():
+            assert len(runs[BASELINE]) == 1
+            assert ("ours INT8" in runs) == (f"{count} {curve}" not in failing and wrong != "short")
+    notes = "\n".join(curves.notes(results))
+    assert error in notes
+    assert "without" not in notes
+    assert notes in curves.table(results).replace("\n\n", "\n")
+    curves.draw(results, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as figure:
+        assert figure.width > figure.height > 500
+    assert 20_000 < (tmp_path / "curves.png").stat().st_size < 150_000
+
+
+def test_a_side_leaves_a_curve_where_it_gets_slow_and_the_others_are_still_compared(curve_rounds):
+    measured = curve_rounds("off")
+    measured.time("1 beams")
+    measured.seconds["1 beams"][BASELINE] = [curves.PATIENCE + 1.0]
+    assert not measured.has(BASELINE, "3 beams")
+    assert measured.has(BASELINE, "4 images in a batch")
+    measured.time("3 beams")
+    assert measured.failures["3 beams"] == {"ours INT8": "values are off by 10.0% of their range, allowed are 8.0%"}
+    assert f"{BASELINE} without 3 beams: over 6 s a run before that." in curves.notes(as_filed(measured))
+    for worker in measured.workers.values():
+        worker.close()
+
+
+def test_one_core_is_a_process_that_has_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(rounds, "CLASSES", {"fake": "tests.benchmarks.fake_sides:Fake"})
+    for cores in (1, None):
+        worker = Worker(Spec("fake", "right INT8", cores=cores), tmp_path, 1)
+        has = os.sched_getaffinity(worker.process.pid)
+        assert len(has) == (cores or len(os.sched_getaffinity(0)))
+        worker.close()
 
 
 def test_a_check_finds_tokens_and_logits_that_are_not_pytorchs(expected):
@@ -159,6 +233,18 @@ def test_report_writes_both_readmes_between_their_comments(tmp_path, monkeypatch
     readmes[0].write_text("no place")
     with pytest.raises(ValueError, match="has no <!-- benchmark -->"):
         report.main()
+
+
+def test_filed_curves_are_a_figure_below_the_tables(tmp_path, monkeypatch):
+    shutil.copytree(report.RESULTS, tmp_path / "results")
+    (tmp_path / "results" / "curves-amx.json").write_text(json.dumps({"date": "2099-01-01", "curves": {}}))
+    (tmp_path / "results" / "curves-amx.png").touch()
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(report, "READMES", (tmp_path / "README.md", tmp_path / "full.md"))
+    for readme in report.READMES:
+        readme.write_text("<!-- benchmark -->\n<!-- /benchmark -->\n")
+    report.main()
+    assert "![curves-amx](results/curves-amx.png)\n<!-- /benchmark -->" in report.READMES[1].read_text()
 
 
 def test_latest_results_are_those_of_a_run_that_was_not_held_back(tmp_path, monkeypatch):
