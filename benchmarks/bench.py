@@ -17,8 +17,9 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -91,21 +92,24 @@ def stolen_share(before: Sequence[int], after: Sequence[int]) -> float:
     return spent[7] / sum(spent)
 
 
-def run(effort: Effort) -> dict[str, object]:
-    """All measurements, as they are filed."""
+def run(measured: Callable[[Mapping[str, object]], dict[str, object]]) -> dict[str, object]:
+    """What `measured` gives for this machine, as it is filed: with the machine, the date and how quiet it was."""
     about, before = machine(), processor_ticks()
-    processor = blip_processor()
-    prepare(blip_base(), processor, FOLDER)
+    prepare(blip_base(), blip_processor(), FOLDER)
+    results = measured(about)
+    stolen = round(stolen_share(before, processor_ticks()), 4)
+    return {"date": datetime.date.today().isoformat(), "machine": about, "stolen": stolen, **results}
+
+
+def measured_table(about: Mapping[str, object], effort: Effort) -> dict[str, object]:
+    """All tasks of all sides, and the limits of the machine."""
     ceilings = measure()
     rounds = Rounds(sides_here(about), FOLDER, effort)
     rounds.run()
     ceilings = ceilings.best(measure())
-    question_tokens = len(processor(text=QUESTION)["input_ids"])
+    question_tokens = len(blip_processor()(text=QUESTION)["input_ids"])
     tokens = Tokens(question_tokens, ANSWER_TOKENS, CAPTION_TOKENS, BEAMS, effort.batch)
     return {
-        "date": datetime.date.today().isoformat(),
-        "machine": about,
-        "stolen": round(stolen_share(before, processor_ticks()), 4),
         "effort": asdict(effort),
         "tokens": asdict(tokens),
         "seconds": rounded(rounds.seconds),
@@ -118,16 +122,11 @@ def run(effort: Effort) -> dict[str, object]:
     }
 
 
-def run_curves(quick: bool) -> dict[str, object]:
-    """All points, as they are filed."""
-    about, before = machine(), processor_ticks()
-    prepare(blip_base(), blip_processor(), FOLDER)
+def measured_curves(about: Mapping[str, object], quick: bool) -> dict[str, object]:
+    """All points of all curves."""
     rounds = CurveRounds(curve_sides(sides_here(about)), FOLDER, quick)
     rounds.run()
     return {
-        "date": datetime.date.today().isoformat(),
-        "machine": about,
-        "stolen": round(stolen_share(before, processor_ticks()), 4),
         "effort": asdict(rounds.effort),
         "curves": rounds.curves(about["cores"]),
         "failures": rounds.failures,
@@ -153,7 +152,10 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.bench", *sys.argv[1:]]
         raise SystemExit(subprocess.run(command, cwd=ROOT, env=environment).returncode)
     name = "curves" if arguments.curves else "bench"
-    results = run_curves(arguments.quick) if arguments.curves else run(QUICK if arguments.quick else FULL)
+    if arguments.curves:
+        results = run(partial(measured_curves, quick=arguments.quick))
+    else:
+        results = run(partial(measured_table, effort=QUICK if arguments.quick else FULL))
     made = [ROOT / "build" / f"{name}.json"]
     made[0].write_text(json.dumps(results, indent=1) + "\n")
     if arguments.curves:
