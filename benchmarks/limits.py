@@ -16,7 +16,7 @@ import torch
 from openvino import opset13 as opset
 from transformers import BlipConfig
 
-from blip_openvino.runtime.avx2 import products_as_convolutions
+from blip_openvino.runtime.products import products_as_convolutions
 
 ROWS, WIDTH, INNER, PAIRS = 577, 768, 3072, 4
 """The products whose rate is measured: four of BLIP base's feed-forward pairs over an image's tokens."""

@@ -15,10 +15,11 @@ import openvino as ov
 from openvino.properties.hint import PerformanceMode
 
 from blip_openvino.ir.files import Part, load_config, read_best, read_parts
-from blip_openvino.runtime.avx2 import products_as_convolutions, products_by_mlas
 from blip_openvino.runtime.encoded import TextModel
 from blip_openvino.runtime.inputs import check_device
-from blip_openvino.runtime.split import keep_cache, keep_some_logits, split_projections
+from blip_openvino.runtime.memory import release_pages, weights_address
+from blip_openvino.runtime.products import products_as_convolutions, products_by_mlas, quantize_products_only
+from blip_openvino.runtime.split import dequantize_looked_up, keep_cache, keep_some_logits, split_projections
 
 CPUINFO = Path("/proc/cpuinfo")
 INT8_INSTRUCTIONS = ("avx_vnni", "avx512_vnni", "amx_int8")
@@ -55,6 +56,11 @@ def lacks(*instructions: str) -> bool:
     return bool(flags) and not flags.intersection(instructions)
 
 
+def has_bf16_alone() -> bool:
+    """Whether this is an x86 processor with AVX512-BF16 and without AMX (Zen 4), or may use no more than that."""
+    return {"avx512_bf16", "amx_int8"} & cpu_flags() == {"avx512_bf16"}
+
+
 def inference_type(core: ov.Core, device: str, properties: Mapping[str, object]) -> ov.Type:
     """What a CPU computes in with these properties: bf16 where it has it and nothing else is asked for, or float32.
 
@@ -87,7 +93,7 @@ def compile_properties(
         del chosen["PERFORMANCE_HINT"]
     if part is Part.TEXT_DECODER and precision != "FP16" and device == "CPU":
         has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        steps_in_bf16 = has_bf16 and lacks("amx_int8") and not lacks("avx512_bf16")
+        steps_in_bf16 = has_bf16 and has_bf16_alone()
         group_size = 256 if steps_in_bf16 else 64
         chosen.setdefault("DYNAMIC_QUANTIZATION_GROUP_SIZE", 0 if lacks(*INT8_INSTRUCTIONS) else group_size)
         if has_bf16 and not steps_in_bf16:
@@ -111,6 +117,9 @@ def compile_part(
 
     def compiled(model: ov.Model, has_image_tokens: bool) -> ov.CompiledModel:
         if device == "CPU" and precision != "FP16" and lacks(*INT8_INSTRUCTIONS):
+            quantize_products_only(model)
+            products_as_convolutions(model)
+        elif device == "CPU" and precision != "FP16" and part is Part.VISION_MODEL and has_bf16_alone():
             products_as_convolutions(model)
         elif device == "CPU" and precision == "FP16" and has_image_tokens and lacks("avx512f"):
             products_by_mlas(model)
@@ -125,6 +134,7 @@ def compile_part(
     if part is Part.VISION_MODEL:
         return compiled(model, has_image_tokens=True)
     projections = split_projections(model, inference_type(core, device, properties))
+    dequantize_looked_up(model)
     if part is Part.TEXT_DECODER:
         keep_cache(model)
         keep_some_logits(model)
@@ -139,19 +149,24 @@ def load_parts(
     Takes and raises what `OVBlipModel.from_pretrained` does.
     """
     core = ov.Core()
-    # Of mapped files some pages stay in memory beside the weights that were packed from them, and a file that is cut
-    # short meanwhile would end the process.
-    core.set_property({"ENABLE_MMAP": False})
     check_device(core, device)
     config = load_config(folder)
     if precision is None:
         precision, models = read_best(core, folder, config)
     else:
         models = read_parts(core, folder, config, precision)
+    # Here, since two threads that are the first to list a model's operations can wait for each other for ever (2026.4).
+    weights = {part: weights_address(model) for part, model in models.items()}
+    compiled = {}
     # Most of compiling a part is work for one core; three at once would take no less time and more memory.
     with ThreadPoolExecutor(2) as pool:
         jobs = {
             part: pool.submit(compile_part, core, model, device, part, precision, wishes)
             for part, model in models.items()
         }
-        return config, precision, {part: job.result() for part, job in jobs.items()}
+        for part, job in jobs.items():
+            compiled[part] = job.result()
+            if isinstance(compiled[part], TextModel):
+                compiled[part].warm_up()  # its shapes are dynamic: OpenVINO packs its weights when it is first called
+            release_pages(weights[part])
+    return config, precision, compiled

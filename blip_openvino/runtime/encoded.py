@@ -34,6 +34,15 @@ class TextModel:
         request.infer(share_outputs=True)  # else it copies them all into arrays as well
         return {port.any_name: request.get_tensor(port) for port in self.projections.outputs}
 
+    def warm_up(self) -> None:
+        """Run both halves once, over one token each: what OpenVINO puts off until then is done."""
+        width = self.projections.input(0).get_partial_shape()[2].get_length()
+        request = EncoderTokens(np.zeros((1, 1, width))).request(self)
+        one = np.ones((1, 1), np.int64)
+        inputs = {"input_ids": one, "attention_mask": one, "beam_idx": np.zeros(1, np.int32), "logits_to_keep": one[0]}
+        names = {port.any_name for port in self.steps.inputs}
+        request.infer({name: inputs[name] for name in names & inputs.keys()}, share_inputs=True)
+
     def kept_bytes(self, tokens: int) -> int:
         """How large the keys and values of one image with so many tokens are."""
         ports = [] if self.projections is None else self.projections.outputs

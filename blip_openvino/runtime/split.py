@@ -53,6 +53,31 @@ def split_projections(model: ov.Model, element_type: ov.Type = ov.Type.f32) -> o
     return projections
 
 
+def dequantize_looked_up(model: ov.Model) -> None:
+    """Look up the 8-bit rows of an embedding table, and dequantize those alone, in place.
+
+    A model with quantized activations would have OpenVINO 2026.4 expand the whole table to float32 when it compiles:
+    94 MB instead of 23 for BLIP's words.
+    """
+    for gather in model.get_ordered_ops():
+        if gather.get_type_name() != "Gather":
+            continue
+        table = gather.input_value(0).get_node()
+        if table.get_type_name() == "Convert":
+            table = table.input_value(0).get_node()
+        integers = table.input_value(0).get_node() if table.get_type_name() == "Multiply" else table
+        if integers.get_type_name() != "Convert" or integers.get_input_element_type(0) != ov.Type.i8:
+            continue
+        readers = gather.output(0).get_target_inputs()
+        where = gather.input_value(1), gather.input_value(2)
+        rows = opset.convert(opset.gather(integers.input_value(0), *where), ov.Type.f32)
+        scales = opset.convert(opset.gather(table.input_value(1), *where), ov.Type.f32)
+        embeddings = opset.multiply(rows, scales)
+        for reader in readers:
+            reader.replace_source_output(embeddings.output(0))
+    model.validate_nodes_and_infer_types()
+
+
 def keep_cache(model: ov.Model) -> None:
     """Make self-attention's cache state, in place: every `past.*` input and its `present.*` output.
 

@@ -12,7 +12,7 @@ from blip_openvino.data.scenes import make_scenes
 from blip_openvino.ir.calibration import SEED, calibration_dataset, scene_texts
 from blip_openvino.ir.files import Part, load_config, read_parts, weight_sizes
 from blip_openvino.ir.optimize import calibration_inputs, compress_weights, optimize
-from blip_openvino.runtime.avx2 import is_int8_product
+from blip_openvino.runtime.products import is_int8_product
 
 
 @pytest.mark.parametrize("part", Part)

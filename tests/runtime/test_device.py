@@ -15,8 +15,8 @@ from openvino.properties.hint import PerformanceMode
 from blip_model import OVBlipModel
 from blip_openvino.ir.files import Part
 from blip_openvino.runtime import device as devices
-from blip_openvino.runtime.avx2 import products_as_convolutions, products_by_mlas
 from blip_openvino.runtime.device import compile_properties, cpu_flags, inference_type
+from blip_openvino.runtime.products import products_as_convolutions, products_by_mlas
 
 GROUP = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 64}
 VISION, TEXT_ENCODER, TEXT_DECODER = Part
@@ -119,10 +119,12 @@ def test_instructions_are_the_processors_within_what_openvino_may_use(monkeypatc
         ({"avx2"}, "INT8", {products_as_convolutions: 5}),
         ({"avx2", "avx512f"}, "INT8", {products_as_convolutions: 5}),
         ({"avx2", "avx_vnni"}, "INT8", {}),
+        ({"avx512_vnni", "avx512_bf16"}, "INT8", {products_as_convolutions: 1}),  # vision model
+        ({"avx512_vnni", "avx512_bf16", "amx_int8"}, "INT8", {}),
         (set(), "INT8", {}),
     ],
 )
-def test_models_are_rewritten_only_where_instructions_lack(monkeypatch, quantized, flags, precision, rewritten):
+def test_models_are_rewritten_where_another_kernel_is_faster(monkeypatch, quantized, flags, precision, rewritten):
     called = []
     for rewrite in (products_by_mlas, products_as_convolutions):
         monkeypatch.setattr(devices, rewrite.__name__, lambda model, rewrite=rewrite: called.append(rewrite))
@@ -145,6 +147,32 @@ def test_a_convolution_gives_what_the_product_of_seven_bits_does():
     assert [node.get_type_name() for node in model.get_ops()].count("Convolution") == 1
     [found] = ov.Core().compile_model(model, "CPU", F32)(tokens).values()
     np.testing.assert_allclose(found, tokens @ weights.T * 0.5, rtol=1e-5, atol=1e-3)
+
+
+def test_a_feed_forward_pair_gives_the_same_as_convolutions_with_what_is_between_merged():
+    draw = np.random.default_rng(0)
+
+    def normal(*shape: int) -> ov.Node:
+        return opset.constant(draw.normal(size=shape).astype(np.float32))
+
+    def product(tokens: ov.Node, out: int, size: int) -> ov.Node:
+        # 0 is one of the 256 steps, as NNCF has it.
+        limits = [opset.constant(np.float32(each)) for each in (-3, 3.375, -3, 3.375)]
+        weights = opset.convert(opset.constant(draw.integers(-63, 64, (out, size), np.int8)), "f32")
+        scaled = opset.multiply(weights, opset.constant(np.full((out, 1), 0.01, np.float32)))
+        return opset.matmul(opset.fake_quantize(tokens, *limits, 256), scaled, False, True)
+
+    tokens = opset.parameter([-1, -1, 32], ov.Type.f32)
+    inner = opset.gelu(opset.add(normal(1, 1, 64), product(tokens, 64, 32)), "erf")
+    output = opset.add(product(opset.multiply(inner, normal(64)), 32, 64), normal(1, 1, 32))
+    model, inputs = ov.Model([opset.add(output, tokens)], [tokens]), draw.normal(size=(2, 7, 32)).astype(np.float32)
+    [expected] = ov.Core().compile_model(model, "CPU", F32)(inputs).values()
+    products_as_convolutions(model)
+    types = [node.get_type_name() for node in model.get_ordered_ops()]
+    between = types[types.index("Convolution") : len(types) - types[::-1].index("Convolution")]
+    assert "Transpose" not in between
+    [found] = ov.Core().compile_model(model, "CPU", F32)(inputs).values()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_unknown_device_is_named_with_the_choices(converted):
