@@ -48,10 +48,8 @@ def products_as_convolutions(model: ov.Model) -> None:
     """
     for product in [node for node in model.get_ordered_ops() if is_int8_product(node)]:
         integers, scale = (port.get_node() for port in product.input_value(1).get_node().input_values())
-        weights = opset.multiply(
-            opset.convert(opset.constant(integers.input_value(0).get_node().data[:, :, None]), "f32"),
-            opset.constant(scale.data[:, :, None]),
-        )
+        integers = opset.unsqueeze(integers.input_value(0), opset.constant([2]))
+        weights = opset.multiply(opset.convert(integers, "f32"), opset.unsqueeze(scale, opset.constant([2])))
         channels = channels_first(product.input_value(0))
         convolution = opset.convolution(channels, weights, [1], [0], [0], [1])  # strides, paddings, dilations
         output, last = convolution.output(0), product.output(0)
