@@ -28,9 +28,6 @@ def error_of(*arguments: object) -> str:
     return result.stderr
 
 
-HOW = 'pip install ".[convert]" in a clone of the repository'
-
-
 @pytest.fixture
 def asked(converted, monkeypatch, easy_vqa):
     """A question of easy-VQA; the converted folder is the model of commands that name none."""
@@ -55,8 +52,8 @@ def test_one_question_about_one_image_prints_the_answer_alone(asked, by_standard
 def test_several_images_and_questions_are_told_apart(asked):
     path = asked.image_path
     lines = run("ask", path, path, "-q", asked.question, "-q", "is there a circle?").stdout.splitlines()
-    assert len(lines) == 4
     assert lines[0] == lines[2] == f"{path}: {asked.question}: {asked.answer}"
+    assert lines[1] == lines[3]
     assert lines[1].startswith(f"{path}: is there a circle?: ")
 
 
@@ -81,12 +78,9 @@ def test_captions_are_those_of_the_library(asked, converted):
     assert said == {"path": asked.image_path, "caption": expected.text, "score": score}
 
 
-def test_sampling_as_cold_as_this_is_greedy(asked):
-    greedy = run("caption", asked.image_path)
-    assert run("caption", asked.image_path, "--temperature", "0.001").stdout == greedy.stdout
-
-
-def test_caption_goes_on_from_a_prompt_with_beams_up_to_a_length(asked):
+def test_sampling_as_cold_as_this_is_greedy_and_beams_go_on_from_a_prompt_up_to_a_length(asked):
+    greedy = run("caption", asked.image_path).stdout
+    assert run("caption", asked.image_path, "--temperature", "0.001").stdout == greedy
     options = ("--prompt", "a red", "--num-beams", "2", "--max-new-tokens", "1")
     words = run("caption", asked.image_path, *options).stdout.split()
     assert words[:2] == ["a", "red"]
@@ -138,12 +132,13 @@ def test_wrong_usage_exits_with_2(arguments):
     assert run(*arguments).exit_code == 2
 
 
-def test_convert_ends_with_the_check(tmp_path, monkeypatch):
+def test_convert_ends_with_the_check(converted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "convert_checkpoint", lambda model, folder, image_size: shutil.copytree(converted, folder))
     result = run("convert", EMBEDDED)
     assert result.exit_code == 0, result.output
     assert f"{Path('build') / EMBEDDED.name} is ready" in result.stdout
-    assert (tmp_path / "build" / EMBEDDED.name / "blip_vision_model.xml").exists()
+    assert "compared with PyTorch" in result.stdout
 
 
 @pytest.mark.parametrize("arguments", [("check", "folder"), ("convert", EMBEDDED), ("optimize", "folder")], ids=str)
