@@ -95,9 +95,10 @@ def test_match_prints_probabilities(asked, retrieval_folder):
     assert all(0 < row["match"] < 1 for row in rows)
 
 
-def test_what_the_model_cannot_do_is_said(asked):
+def test_what_cannot_be_done_is_said(asked, tmp_path):
     error = error_of("match", asked.image_path, "--text", "a circle")
     assert error.startswith("Error: BlipForQuestionAnswering cannot match texts")
+    assert error_of("optimize", tmp_path).startswith(f"Error: {tmp_path} is no converted BLIP model")
 
 
 @pytest.mark.parametrize(
@@ -151,11 +152,10 @@ def test_a_check_that_does_not_pass_ends_commands_with_1(monkeypatch, arguments)
     assert result.stdout.endswith(f"{check_report(passed=False)}\n")
 
 
-def test_check_hands_device_and_precisions_on(monkeypatch):
-    calls = []
-    monkeypatch.setattr(cli, "check_folder", lambda *arguments: calls.append(arguments) or check_report(passed=True))
-    run("check", "folder", "--device", "CPU", "--precision", "int8", "--inference-precision", "f32")
-    assert calls == [(Path("folder"), "CPU", "INT8", {"INFERENCE_PRECISION_HINT": "f32"})]
+def test_check_runs_what_its_options_name(converted):
+    options = ("--device", "CPU", "--precision", "fp16", "--inference-precision", "f32")
+    result = run("check", converted, *options)
+    assert (result.exit_code, result.stdout.split(",")[0]) == (0, f"{converted} on CPU at FP16")
 
 
 @pytest.mark.slow
@@ -175,31 +175,20 @@ def test_optimize_calibrates_on_ones_own_pictures(converted, tmp_path, easy_vqa)
     assert result.stdout == f"{question.answer}\n"
 
 
-def test_optimize_of_no_converted_folder_is_refused(tmp_path):
-    assert error_of("optimize", tmp_path).startswith(f"Error: {tmp_path} is no converted BLIP model")
-
-
-def test_evaluate_prints_a_column_for_each_precision(converted, monkeypatch):
-    monkeypatch.setattr(
-        accuracy, "measure_accuracy", lambda models, *arguments: {"answers": dict.fromkeys(models, "99 %")}
-    )
-    monkeypatch.setattr(accuracy, "easy_vqa_accuracy", lambda models, processor: {})
-    result = run("evaluate", converted, "--precision", "FP16")
-    assert result.stdout == "answers: FP16 99 %\n"
-
-
-def test_evaluate_measures_a_checkpoints_folder_in_pytorch_on_scenes_and_easy_vqa(monkeypatch):
+def test_evaluate_measures_converted_folders_and_checkpoints_on_scenes_and_easy_vqa(converted, monkeypatch):
     calls = []
 
     def measure(models, processor, config, scenes, seed):
         calls.append((config.trained_on, scenes, seed))
-        return {"answers, all": {name: type(model).__name__ for name, model in models.items()}}
+        return {"answers": {name: type(model).__name__ for name, model in models.items()}}
 
     monkeypatch.setattr(accuracy, "measure_accuracy", measure)
-    monkeypatch.setattr(accuracy, "easy_vqa_accuracy", lambda models, processor: {"answers, all": {"PyTorch": "99 %"}})
+    monkeypatch.setattr(accuracy, "easy_vqa_accuracy", lambda models, processor: {"answers": dict.fromkeys(models, 1)})
     result = run("evaluate", EMBEDDED, "--scenes", "30", "--seed", "7")
-    assert result.stdout == "answers, all: PyTorch TorchBlip\neasy-VQA answers, all: PyTorch 99 %\n"
+    assert result.stdout == "answers: PyTorch TorchBlip\neasy-VQA answers: PyTorch 1\n"
     assert calls == [("scenes", 30, 7)]
+    result = run("evaluate", converted, "--precision", "FP16")
+    assert result.stdout == "answers: FP16 OVBlipModel\neasy-VQA answers: FP16 1\n"
     assert "convert it first" in error_of("evaluate", EMBEDDED, "--precision", "INT8")
     assert "no-such-folder" in error_of("evaluate", "no-such-folder")
 
