@@ -189,7 +189,8 @@ def test_only_the_last_images_and_models_are_kept(converted, monkeypatch):
     folder = ModelFolder(converted)
     for path in PATHS[: IMAGES_KEPT + 1]:
         assert asked(folder, path)[1]["image reused"] is False
-    assert [asked(folder, path)[1]["image reused"] for path in PATHS[1::-1]] == [True, False]
+    again = [asked(folder, PATHS[index])[1]["image reused"] for index in (1, 0, 1)]
+    assert again == [True, False, True]
     for device in ("AUTO", "AUTO:CPU", "CPU")[: MODELS_KEPT + 1]:
         _, milliseconds = asked(folder, device=device)
     assert "load model" in milliseconds
@@ -257,8 +258,8 @@ def test_retrieval_checkpoint_says_how_well_a_text_fits(retrieval):
 
 def test_retrieval_checkpoint_searches_among_uploaded_images_and_without_any_in_the_index(retrieval):
     blip, index, client = retrieval
-    files, text = [handle_file(path) for path in PATHS], "a red triangle"
-    found = blip.find_images(text, PATHS, top=5)
+    files, text = [handle_file(path) for path in PATHS[:3]], "a red triangle"
+    found = blip.find_images(text, PATHS[:3])
     gallery = client.predict(files, text, api_name="/search")
     assert [each["caption"] for each in gallery] == [f"{e.match:.1%} (similarity {e.similarity:.3f})" for e in found]
     for shown, each in zip(gallery, found, strict=True):
