@@ -7,9 +7,9 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
-from threading import Thread
 from urllib.parse import unquote, urlsplit
 
 import ipywidgets as widgets
@@ -27,10 +27,6 @@ HUB_TIMEOUT = 3.0  # seconds in all, name resolution included
 HUB_FILES = ("config.json", "model.safetensors")  # an interrupted download leaves only the first
 
 
-class DownloadError(OSError):
-    """A file could not be downloaded: nothing was left on disk, and the same call may be repeated."""
-
-
 def download_file(
     url: str, filename: str | None = None, directory: str | Path | None = None, show_progress: bool = True
 ) -> Path:
@@ -39,8 +35,8 @@ def download_file(
     filename: by default the last part of the URL's path. directory: made when missing, by default the current one.
     A file that is already there is not downloaded again, and a printed line says so. The file appears under its name
     only when complete.
-    Raises ValueError for a name that is a path, DownloadError (an OSError) when the server cannot be reached, answers
-    with an error, falls silent or sends less than it announced.
+    Raises ValueError for a name that is a path, requests.RequestException (an OSError) when the server cannot be
+    reached, answers with an error, falls silent or sends less than it announced; the same call may then be repeated.
     """
     name = filename or unquote(urlsplit(url).path.rpartition("/")[2])
     if name in ("", "..") or Path(name).name != name:
@@ -60,8 +56,6 @@ def download_file(
                     file.write(chunk)
                     bar.update(len(chunk))
         os.replace(partial, target)
-    except requests.RequestException as error:
-        raise DownloadError(f"cannot download {url}: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
     return target
@@ -137,20 +131,15 @@ def _hub_problem(model: str) -> str | None:
         return None
     if constants.HF_HUB_OFFLINE:
         return "it is not in the local cache, and HF_HUB_OFFLINE forbids asking the Hugging Face Hub"
-    problem = f"the Hugging Face Hub gave no answer within {HUB_TIMEOUT:g} seconds"
-
-    def ask() -> None:
-        nonlocal problem
-        try:
-            response = requests.head(f"{constants.ENDPOINT}/{model}/resolve/main/config.json", timeout=HUB_TIMEOUT)
-            problem = f"the Hugging Face Hub answered {response.status_code}" if response.status_code >= 400 else None
-        except requests.RequestException as error:
-            problem = f"the Hugging Face Hub could not be reached ({type(error).__name__})"
-
-    thread = Thread(target=ask, daemon=True)  # for the timeout of requests does not cover name resolution
-    thread.start()
-    thread.join(HUB_TIMEOUT)
-    return problem
+    url = f"{constants.ENDPOINT}/{model}/resolve/main/config.json"
+    try:
+        # In a thread, for the timeout of requests does not cover name resolution.
+        response = ThreadPoolExecutor(1).submit(requests.head, url, timeout=HUB_TIMEOUT).result(HUB_TIMEOUT)
+    except TimeoutError:
+        return f"the Hugging Face Hub gave no answer within {HUB_TIMEOUT:g} seconds"
+    except requests.RequestException as error:
+        return f"the Hugging Face Hub could not be reached ({type(error).__name__})"
+    return f"the Hugging Face Hub answered {response.status_code}" if response.status_code >= 400 else None
 
 
 DEMO_PHOTO = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/demo.jpg"
@@ -177,7 +166,7 @@ def example_inputs(model_id: str | Path, directory: str | Path = "build") -> lis
     model_id: a checkpoint's folder or a converted one. Where its `config.json` says that it was trained on drawn
     scenes, the images are ten scenes that it was not trained on, drawn into `directory`, with a question of each kind.
     Every other model gets the photo of the BLIP authors' demo, downloaded into `directory`.
-    Raises DownloadError when the photo cannot be downloaded.
+    Raises requests.RequestException when the photo cannot be downloaded.
     """
     config_file = Path(model_id) / "config.json"
     config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}

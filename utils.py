@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from blip_openvino.runtime.images import ImageSource, load_image
@@ -49,7 +50,7 @@ def visualize_comparison(orig_img: ImageSource, answers: Mapping[str, str], ques
     """Draw the results of several models side by side: one column per entry of `answers`, headed by its key.
 
     answers: from a model's label ("FP16") to its answer, or to its caption when `question` is None.
-    Raises ValueError when `answers` is empty, and what `load_image` raises.
+    Raises what `load_image` raises.
     """
     image = load_image(orig_img)
     height = min(MAX_IMAGE_HEIGHT, COLUMN_WIDTH * image.height / image.width)
@@ -61,15 +62,10 @@ def visualize_comparison(orig_img: ImageSource, answers: Mapping[str, str], ques
         axes.imshow(image)
         axes.set(xticks=[], yticks=[], anchor="NW")
         axes.spines[:].set_color("#DDDDDD")  # or a white image has no edge on a white page
-        axes.set_title(_wrapped(label), loc="left", fontsize=FONT_SIZE, fontweight="bold", parse_math=False)
-        asked = _wrapped(f"question: {question}") if question is not None else ""
-        answered = _wrapped(f"{'caption' if question is None else 'answer'}: {answer}")
-        below = 4
-        for text, color, weight in ((asked, MUTED, "normal"), (answered, INK, "bold")):
-            if text:
-                style = {"color": color, "fontweight": weight, "fontsize": FONT_SIZE, "va": "top", "parse_math": False}
-                axes.annotate(text, (0, 0), (0, -below), "axes fraction", "offset points", **style)
-            below += LINE_HEIGHT * len(text.splitlines())
+        title = textwrap.fill(label, LINE_LENGTH)
+        axes.set_title(title, loc="left", fontsize=FONT_SIZE, fontweight="bold", parse_math=False)
+        lines = [f"caption: {answer}"] if question is None else [f"question: {question}", f"answer: {answer}"]
+        _write_below(axes, [textwrap.fill(line, LINE_LENGTH) for line in lines], FONT_SIZE)
     return figure
 
 
@@ -77,10 +73,8 @@ def visualize_images(images: Sequence[ImageSource], texts: Sequence[Sequence[str
     """Draw images in rows of `columns`, each with its lines of text below, the last one in bold.
 
     texts: for each image its lines, such as (question, answer). Long ones are wrapped.
-    Raises ValueError where there is no image, or not one entry of `texts` for each, and what `load_image` raises.
+    Raises what `load_image` raises.
     """
-    if not images or len(images) != len(texts):
-        raise ValueError(f"{len(images)} images do not go with {len(texts)} texts: give one for each, at least one")
     wrapped = [[textwrap.fill(line, SHORT_LINE_LENGTH) for line in lines] for lines in texts]
     lines = max(sum(len(text.splitlines()) for text in each) for each in wrapped)
     rows = -(-len(images) // columns)
@@ -88,22 +82,23 @@ def visualize_images(images: Sequence[ImageSource], texts: Sequence[Sequence[str
     figure = NotebookFigure(figsize=(columns * CELL_WIDTH, rows * (CELL_WIDTH + below)), facecolor="white")
     edges = {"left": 0, "right": 1, "top": 1, "bottom": below / (rows * (CELL_WIDTH + below)), "wspace": 0.08}
     cells = figure.subplots(rows, columns, squeeze=False, gridspec_kw=edges | {"hspace": below / CELL_WIDTH}).ravel()
-    for axes, image, each in zip(cells, images, wrapped, strict=False):
+    for axes, image, each in zip(cells[: len(images)], images, wrapped, strict=True):
         axes.imshow(load_image(image))
         axes.set(xticks=[], yticks=[], anchor="N")
-        place = 4
-        for text in each:
-            style = {"color": INK, "fontweight": "bold"} if text is each[-1] else {"color": MUTED}
-            style |= {"fontsize": FONT_SIZE - 1, "va": "top", "parse_math": False}
-            axes.annotate(text, (0, 0), (0, -place), "axes fraction", "offset points", **style)
-            place += LINE_HEIGHT * len(text.splitlines())
+        _write_below(axes, each, FONT_SIZE - 1)
     for axes in cells[len(images) :]:
         axes.remove()
     return figure
 
 
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, LINE_LENGTH)
+def _write_below(axes: Axes, texts: Sequence[str], size: int) -> None:
+    """Write wrapped texts below each other under what is drawn, the last one in bold."""
+    below = 4
+    for text in texts:
+        style = {"color": INK, "fontweight": "bold"} if text is texts[-1] else {"color": MUTED}
+        style |= {"fontsize": size, "va": "top", "parse_math": False}
+        axes.annotate(text, (0, 0), (0, -below), "axes fraction", "offset points", **style)
+        below += LINE_HEIGHT * len(text.splitlines())
 
 
 def time_interleaved(sides: Mapping[str, Callable[[], object]], rounds: int = 10) -> dict[str, list[float]]:
@@ -137,7 +132,6 @@ def latency_table(latencies: Latencies) -> str:
     """Markdown table of timings: median and 10-90 % spread in milliseconds, speed-up of medians over the first side.
 
     latencies: task -> side -> seconds of each run, such as {"answer": {"PyTorch": [0.9, ...], "INT8": [0.1, ...]}}.
-    Raises ValueError when tasks differ in their sides, or a side has no runs.
     """
     medians = _medians(latencies)
     rows = []
@@ -153,7 +147,7 @@ def latency_table(latencies: Latencies) -> str:
 def plot_latencies(latencies: Latencies) -> Figure:
     """Bars of median latency in milliseconds, each with its value and its speed-up over the first side.
 
-    Takes and raises what `latency_table` does.
+    Takes what `latency_table` does.
     """
     return _grouped_bars(_medians(latencies), "median latency, ms (less is better)", "ms")
 
@@ -162,7 +156,7 @@ def size_table(sizes: Sizes) -> str:
     """Markdown table of model sizes in MB (10^6 bytes) with the compression rate over the first precision.
 
     sizes: part -> precision -> bytes, such as {"vision_model": {"FP16": 172_000_000, "INT8": 87_000_000}}. With more
-    than one part, a last row adds them up. Raises ValueError when parts differ in their precisions.
+    than one part, a last row adds them up.
     """
     megabytes = _megabytes(sizes)
     base, *others = precisions = list(next(iter(megabytes.values())))
@@ -179,7 +173,7 @@ def size_table(sizes: Sizes) -> str:
 def plot_sizes(sizes: Sizes) -> Figure:
     """Bars of model sizes in MB (10^6 bytes), each with its value and its compression rate over the first precision.
 
-    Takes and raises what `size_table` does.
+    Takes what `size_table` does.
     """
     return _grouped_bars(_megabytes(sizes), "size, MB (less is better)", "MB")
 
@@ -199,21 +193,11 @@ def summary_table(model_id: str, accuracy: Mapping[str, str], sizes: Sizes, late
 
 def _medians(latencies: Latencies) -> dict[str, dict[str, float]]:
     """Seconds of many runs as median milliseconds."""
-    return _comparable(
-        {t: {k: np.median(v) * 1000 if len(v) else 0 for k, v in s.items()} for t, s in latencies.items()}
-    )
+    return {task: {side: np.median(runs) * 1000 for side, runs in sides.items()} for task, sides in latencies.items()}
 
 
 def _megabytes(sizes: Sizes) -> dict[str, dict[str, float]]:
-    return _comparable({part: {k: v / 1e6 for k, v in precisions.items()} for part, precisions in sizes.items()})
-
-
-def _comparable(values: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """The values themselves, once it is sure that every group compares the same things."""
-    groups = list(values.values())
-    if not groups or not groups[0] or any(g.keys() != groups[0].keys() or min(g.values()) <= 0 for g in groups):
-        raise ValueError(f"every group needs the same entries to compare, all above zero; got {values}")
-    return values
+    return {part: {precision: size / 1e6 for precision, size in each.items()} for part, each in sizes.items()}
 
 
 def _number(value: float) -> str:

@@ -16,8 +16,8 @@ from nbformat import NotebookNode
 NOTEBOOKS = ["233-blip-convert.ipynb", "233-blip-optimize.ipynb"]
 
 
-def run_notebook(path: Path, output: Path) -> NotebookNode:
-    """Execute the notebook at `path` in the current folder, save it with its outputs to `output` and return it.
+def run_notebook(path: Path, output: Path) -> None:
+    """Execute the notebook at `path` in the current folder, and save it with its outputs to `output`.
 
     Raises:
         CellExecutionError: a cell failed; what ran until then is saved all the same.
@@ -43,7 +43,6 @@ def run_notebook(path: Path, output: Path) -> NotebookNode:
                 ]
         output.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, output)
-    return notebook
 
 
 def results(notebook: NotebookNode) -> str:

@@ -56,7 +56,7 @@ def test_the_wheel_holds_blip_model_and_blip_openvino_alone(installed):
     assert any(path.name.startswith("blip-ov") for path in (installed / "bin").iterdir())
 
 
-def test_the_wheel_answers_a_question_where_pytorch_cannot_be_imported(installed, tmp_path, converted, easy_vqa):
+def test_the_wheel_answers_where_pytorch_cannot_be_imported(installed, tmp_path, converted, easy_vqa):
     question = easy_vqa.questions[0]
     program = (
         "import blip_model, blip_openvino; print(blip_model.__file__); "
@@ -66,11 +66,7 @@ def test_the_wheel_answers_a_question_where_pytorch_cannot_be_imported(installed
     assert done.stdout.splitlines() == [str(installed / "blip_model.py"), question.answer], done.stderr
 
 
-def test_the_wheels_command_answers_and_names_the_extra_that_converting_needs(installed, tmp_path, converted, easy_vqa):
-    question = easy_vqa.questions[0]
-    command = ("-m", "blip_openvino", "ask", question.image_path, "-q", question.question, "--model")
-    done = run_installed(installed, tmp_path, *command, str(converted))
-    assert done.stdout.splitlines() == [question.answer], done.stderr
+def test_the_wheels_command_names_the_extra_that_converting_needs(installed, tmp_path):
     done = run_installed(installed, tmp_path, "-m", "blip_openvino", "convert", str(EMBEDDED))
     assert done.returncode == 1
     assert 'pip install ".[convert]"' in done.stderr

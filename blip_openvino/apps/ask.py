@@ -10,23 +10,19 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from blip_model import OVBlipModel
 from blip_openvino.apps.blip import Answer, Blip, Match
+from blip_openvino.apps.load import is_converted, load
 from blip_openvino.evaluate.check import CheckReport, check_model
-from blip_openvino.ir.files import PRECISIONS, architecture, load_config
-from blip_openvino.runtime.processor import OVBlipProcessor
-
-if TYPE_CHECKING:
-    from blip_openvino.apps.collections.index import Found, ImageIndex
+from blip_openvino.ir.files import PRECISIONS, Part, architecture, load_config
+from blip_openvino.runtime.encoded import EncodedImages
 
 MODELS_KEPT = 2
 SCORES = ("log-probability", "similarity")
@@ -41,33 +37,28 @@ class ModelFolder:
         self.folder = Path(folder)
         self.config = load_config(self.folder)
         self.architecture: str = self.config.architectures[0]
-        self.processor = OVBlipProcessor.from_pretrained(self.folder)
         self._models = Recent(MODELS_KEPT)
         self._reports: dict[tuple[str, str], CheckReport] = {}  # a report stays when its model has gone
 
     def precisions(self) -> list[str]:
-        """Those of which all files are there; without a decoder INT4 is INT8, and left out."""
-        parts, found = architecture(self.config).parts, {}
-        for precision in PRECISIONS:
-            files = [self.folder / part.file(precision) for part in parts]
-            if all(file.exists() for file in files) and files not in found.values():
-                found[precision] = files
-        return list(found)
+        """Those of which all files are there; INT4 is the decoder's, and left out where there is none."""
+        has_decoder = Part.TEXT_DECODER in architecture(self.config).parts
+        possible = [each for each in PRECISIONS if has_decoder or each != "INT4"]
+        return [each for each in possible if is_converted(self.folder, each)]
 
-    def load(self, device: str, precision: str, milliseconds: dict[str, float]) -> tuple[OVBlipModel, "Recent"]:
+    def load(self, device: str, precision: str, milliseconds: dict[str, float]) -> tuple[Blip, "Recent"]:
         """A model and the images that it has encoded last; ValueError where the device and precision fail the check."""
 
-        def make() -> tuple[OVBlipModel, Recent]:
-            report = self._reports.get((device, precision))
-            if report is None or report.passed:
-                with timed(milliseconds, "load model"):
-                    model = OVBlipModel.from_pretrained(self.folder, device, precision)
-            if report is None:
+        def make() -> tuple[Blip, Recent]:
+            with timed(milliseconds, "load model"):
+                blip = load(self.folder, device, precision)
+            if (device, precision) not in self._reports:
                 with timed(milliseconds, "check"):
-                    report = self._reports[device, precision] = check_model(model, self.folder, device)
+                    self._reports[device, precision] = check_model(blip.model, self.folder, device)
+            report = self._reports[device, precision]
             if not report.passed:
                 raise ValueError(f"{device} {precision} gives wrong results, choose another one:\n{report}")
-            return model, Recent(IMAGES_KEPT)
+            return blip, Recent(IMAGES_KEPT)
 
         return self._models.get((device, precision), make)
 
@@ -88,28 +79,27 @@ class ModelFolder:
             ValueError, OSError: an input is wrong or a file unreadable; the message names the way out.
         """
         text, milliseconds = text.strip(), {}
-        model, images = self.load(device, precision, milliseconds)
-        blip = Blip(model, self.processor)
-        if not text and model.text_decoder is None:
+        blip, images = self.load(device, precision, milliseconds)
+        matches = blip.model.text_decoder is None
+        if matches and not text:
             raise ValueError("there is no text: this model says how well one fits the image, so write one")
-        with timed(milliseconds, "preprocess"):
-            content = Path(image).read_bytes()
+        content = Path(image).read_bytes()
 
-        def encode():
+        def encode() -> EncodedImages:
             with timed(milliseconds, "preprocess"):
-                pixel_values = self.processor(content)["pixel_values"]
+                pixel_values = blip.processor(content)["pixel_values"]
             with timed(milliseconds, "vision"):
-                return model.encode_images(pixel_values)
+                return blip.model.encode_images(pixel_values)
 
         encoded = images.get(hashlib.blake2b(content).digest(), encode)
         milliseconds["image reused"] = "vision" not in milliseconds
         yield "", dict(milliseconds)
-        if model.text_decoder is None:
+        if matches:
             with timed(milliseconds, "answer"):
                 probability, similarity = blip.match(encoded, text), blip.similarity(encoded, [text]).item()
             yield f"{probability:.1%}", milliseconds | {"similarity": similarity}
             return
-        answers = text and model.text_encoder is not None
+        answers = text and blip.model.text_encoder is not None
         write = partial(blip.ask if answers else blip.caption, encoded, text or None)
 
         def generate(**kwargs) -> Answer:
@@ -121,7 +111,7 @@ class ModelFolder:
                 if isinstance(step, Answer):
                     yield step.text, milliseconds | {"log-probability": step.score}
                 else:
-                    yield self.processor.decode(step), dict(milliseconds)
+                    yield blip.processor.decode(step), dict(milliseconds)
 
     def search(self, images: Sequence[str | Path], text: str, device: str, precision: str, top: int) -> list[Match]:
         """The images that a text describes best, see `Blip.find_images`; all are encoded once while they are the same.
@@ -129,58 +119,33 @@ class ModelFolder:
         Raises:
             ValueError, OSError: an input is wrong or a file unreadable; the message names the way out.
         """
-        if not images or not text.strip():
-            raise ValueError("Search needs images to look through and a text that describes one: give both.")
-        model, recent = self.load(device, precision, {})
-        blip, contents = Blip(model, self.processor), [Path(image).read_bytes() for image in images]
+        blip, recent = self.load(device, precision, {})
+        contents = [Path(image).read_bytes() for image in images]
         digest = hashlib.blake2b(b"".join(hashlib.blake2b(each).digest() for each in contents)).digest()
-        return blip.find_images(text.strip(), recent.get(digest, lambda: blip.encode_images(contents)), top)
-
-    def search_index(self, index: "ImageIndex", text: str, device: str, precision: str, top: int) -> "list[Found]":
-        """The images of an index that a text describes best; raises what `search` does."""
-        if not text.strip():
-            raise ValueError("Search needs a text that describes an image.")
-        return index.search(Blip(self.load(device, precision, {})[0], self.processor), text.strip(), top=top)
+        return blip.find_images(text, recent.get(digest, lambda: blip.encode_images(contents)), top)
 
 
 class Recent:
-    """The last `size` things made, by key. Each is made once: who asks for the same one meanwhile waits."""
+    """The last `size` things made, by key. Each is made once: who asks meanwhile waits."""
 
     def __init__(self, size: int):
-        self.size, self.slots, self.lock = size, {}, Lock()
+        self.size, self.things, self.lock = size, {}, Lock()
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
         with self.lock:
-            slot = self.slots.setdefault(key, Slot())
-        try:
-            with slot.lock:
-                if slot.thing is None:
-                    slot.thing = make()
-        finally:
-            with self.lock:
-                self.slots.pop(key, None)
-                if slot.thing is not None:  # else what was kept stays
-                    self.slots[key] = slot  # the newest is last
-                    made = [each for each, other in self.slots.items() if other.thing is not None]
-                    for oldest in made[: -self.size]:
-                        del self.slots[oldest]
-        return slot.thing
-
-
-@dataclass
-class Slot:
-    """A thing that is made by one thread while others may wait for it."""
-
-    thing: Any = None
-    lock: Lock = field(default_factory=Lock)
+            thing = self.things.pop(key) if key in self.things else make()
+            self.things[key] = thing  # the newest is last
+            if len(self.things) > self.size:
+                del self.things[next(iter(self.things))]
+        return thing
 
 
 @contextmanager
 def timed(milliseconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Add the time that the block took to that of its stage."""
+    """Note the time that the block took."""
     start = time.perf_counter()
     yield
-    milliseconds[stage] = milliseconds.get(stage, 0) + (time.perf_counter() - start) * 1000
+    milliseconds[stage] = (time.perf_counter() - start) * 1000
 
 
 def stream_tokens(

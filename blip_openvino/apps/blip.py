@@ -155,11 +155,8 @@ class Blip:
         matching.
         """
         encoded = self.encode_images(images)
-
-        def match(chosen: np.ndarray) -> np.ndarray:
-            return self.match_images(encoded[chosen], text)
-
-        return best_matches(self.similarity(encoded, text)[:, 0], match, top, rerank)
+        similarity = self.similarity(encoded, text)[:, 0]
+        return best_matches(similarity, lambda chosen: self.match_images(encoded[chosen], text), top, rerank)
 
     def match_images(self, encoded: EncodedImages, text: str) -> np.ndarray:
         """Image-text matching of many images with one text: probabilities [images] float32."""
@@ -170,17 +167,13 @@ class Blip:
         self, image: ImageSource | EncodedImages, texts: Sequence[str], top: int = 5, rerank: int = 32
     ) -> list[Match]:
         """The `top` texts that describe an image best, best first, found as `find_images` does."""
-        encoded, inputs = self.encode_images(image), self.processor(text=as_list(texts))
+        encoded, texts = self.encode_images(image), as_list(texts)
         if len(encoded) != 1:
             raise ValueError(f"find_texts is about one image, and {len(encoded)} were given: call it for each")
-
-        def match(chosen: np.ndarray) -> np.ndarray:
-            return self.model.match(encoded, **{name: array[chosen] for name, array in inputs.items()})
-
-        return best_matches(self.similarity(encoded, texts)[0], match, top, rerank)
+        similarity = self.similarity(encoded, texts)[0]
+        return best_matches(similarity, lambda chosen: self.match(encoded, [texts[i] for i in chosen]), top, rerank)
 
     def _texts(self, compute: Callable, images, texts, generate: dict) -> Answer | list:
-        generate = {name: value for name, value in generate.items() if name != "return_dict_in_generate"}
         settings = resolve_settings(self.model.config.text_config, self.model.generation_config, [1], generate)
         lists = as_list(images), as_list(texts)
         check_pieces(settings, max(map(len, lists)), rows_at_once(lists[0]))

@@ -25,14 +25,6 @@ from blip_openvino.ir.files import CALIBRATION_SAMPLES, CHECKSUMS, architecture,
 from blip_openvino.runtime.processor import OVBlipProcessor
 
 
-class EchoHandler(logging.Handler):
-    """Prints what the library logs on standard error."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """See `logging.Handler`."""
-        click.echo(self.format(record), err=True)
-
-
 class OneLineErrors(click.Group):
     """A group whose commands end in one line and exit code 1 where the library raises what a caller can mend."""
 
@@ -56,8 +48,7 @@ def main() -> None:
     """
     logger = logging.getLogger("blip_openvino")
     logger.setLevel(logging.INFO)
-    if not logger.handlers:
-        logger.addHandler(EchoHandler())
+    logger.handlers = [logging.StreamHandler()]  # of this call's standard error
 
 
 @main.command()

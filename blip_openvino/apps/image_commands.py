@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import click
 
@@ -35,19 +36,9 @@ def ask(images: tuple[str, ...], questions: tuple[str, ...], as_json: bool, **op
     Example: blip-ov ask photos -q "how many dogs are there?" --output answers.jsonl
     Example: blip-ov ask --table questions.csv --question-column question --output answers.csv
     """
-    collection = Collection.of(images, questions, as_json, options)
-    if not questions and not collection.text_column:
+    if not questions and not options["text_column"]:
         raise click.UsageError("Missing option '-q' / '--question', or --question-column of a --table.")
-    if collection.is_asked:
-        write_collection(collection, "ask", load_for, options)
-        return
-    blip, generate = load_for(options)
-
-    def rows(image: object) -> Rows:
-        answers = flat(blip.ask(image, questions, **generate))
-        return [{"question": answer.question, "answer": answer.text, "score": answer.score} for answer in answers]
-
-    print_rows(images, rows, as_json)
+    write("ask", images, questions, as_json, options)
 
 
 @click.command()
@@ -67,16 +58,7 @@ def caption(images: tuple[str, ...], prompt: str | None, as_json: bool, **option
     Example: blip-ov caption photos --output captions.jsonl
     Example: blip-ov caption photos --sidecar .txt --metadata
     """
-    collection = Collection.of(images, (prompt,) if prompt else (), as_json, options)
-    if collection.is_asked:
-        write_collection(collection, "caption", load_for, options)
-        return
-    blip, generate = load_for(options)
-
-    def rows(image: object) -> Rows:
-        return [{"caption": each.text, "score": each.score} for each in flat([blip.caption(image, prompt, **generate)])]
-
-    print_rows(images, rows, as_json)
+    write("caption", images, (prompt,) if prompt else (), as_json, options)
 
 
 @click.command()
@@ -95,6 +77,26 @@ def match(images: tuple[str, ...], texts: tuple[str, ...], as_json: bool, **opti
         encoded = blip.encode_images(image)
         found = zip(texts, blip.match_all(encoded, texts)[0], blip.similarity(encoded, texts)[0], strict=True)
         return [{"text": text, "match": match, "similarity": similarity} for text, match, similarity in found]
+
+    print_rows(images, rows, as_json)
+
+
+def write(
+    task: Literal["ask", "caption"], images: tuple[str, ...], texts: tuple[str, ...], as_json: bool, options: dict
+) -> None:
+    """Write answers or captions into files where the options name any, else onto the terminal."""
+    collection = Collection.of(images, texts, as_json, options)
+    if collection.is_asked:
+        write_collection(collection, task, load_for, options)
+        return
+    blip, generate = load_for(options)
+
+    def rows(image: object) -> Rows:
+        if task == "ask":
+            found = flat(blip.ask(image, texts, **generate))
+            return [{"question": each.question, "answer": each.text, "score": each.score} for each in found]
+        found = flat(blip.caption(image, texts or [None], **generate))
+        return [{"caption": each.text, "score": each.score} for each in found]
 
     print_rows(images, rows, as_json)
 
@@ -132,7 +134,7 @@ def print_rows(paths: Sequence[str], rows: Callable[[object], Rows], as_json: bo
             if as_json:
                 click.echo(json.dumps({"path": path, **row}, ensure_ascii=False))
             else:
-                said = [str(row[name]) for name in ("question", "text") if name in row and len(found) > 1]
+                said = [row[name] for name in ("question", "text") if name in row and len(found) > 1]
                 result = next(str(row[name]) for name in ("answer", "caption", "match", "error") if name in row)
                 before = [path] * (len(paths) > 1 or "error" in row)
                 click.echo(": ".join([*before, *said, result]), err="error" in row)
@@ -147,9 +149,9 @@ def rounded(number: float) -> float:
 
 def with_progress(paths: Sequence[str]) -> Iterator[str]:
     """The paths one after the other, with a bar on a terminal's last line where there are several."""
-    on_terminal = sys.stderr.isatty()
-    with click.progressbar(paths, file=sys.stderr, show_pos=True, hidden=not on_terminal or len(paths) == 1) as bar:
+    hidden = len(paths) == 1 or not sys.stderr.isatty()
+    with click.progressbar(paths, file=sys.stderr, show_pos=True, hidden=hidden) as bar:
         for path in bar:
-            if not bar.hidden:
+            if not hidden:
                 click.echo("\r\x1b[K", nl=False, err=True)  # results are printed where the bar was
             yield path

@@ -60,7 +60,8 @@ def build_demo(
     """
     models = ModelFolder(folder)
     precision = precision or ("INT8" if "INT8" in models.precisions() else "FP16")
-    model, _ = models.load(device, precision, {})
+    blip, _ = models.load(device, precision, {})
+    writes = blip.model.text_decoder is not None
     text_label, hint, button_label, reply_label, example_text = LABELS[models.architecture]
     if example_text:
         examples = [(path, example_text) for path in dict(examples)]
@@ -116,7 +117,7 @@ def build_demo(
                 button = gr.Button(button_label, variant="primary")
                 reply = gr.Textbox(label=reply_label, lines=2, max_lines=20, interactive=False)
                 stages = gr.Textbox(label="Time", lines=2, interactive=False)
-        with gr.Accordion("Generation options", open=False, visible=model.text_decoder is not None), gr.Row():
+        with gr.Accordion("Generation options", open=False, visible=writes), gr.Row():
             options = [
                 gr.Slider(1, 100, 20, step=1, precision=0, label="Max new tokens"),
                 gr.Slider(1, 10, 1, step=1, precision=0, label="Beams"),
@@ -131,7 +132,7 @@ def build_demo(
             wrap=True,
             column_widths=["60%", "40%"],
         )
-        if model.text_decoder is None:
+        if not writes:
             add_search(models, chosen, index)
         inputs = [image, question, *chosen, *options]
         asked = gr.on(
@@ -155,12 +156,16 @@ def add_search(models: ModelFolder, chosen: list[gr.Dropdown], index: "ImageInde
 
     def search(images, text, device, precision):
         """The images that a text describes best, best first: ranked by contrast, the first ones anew by matching."""
+        text = (text or "").strip()
         try:
-            if images or index is None:
-                found = models.search(images or [], text or "", device, precision, FOUND)
+            if not text or not (images or index):
+                raise ValueError("Search needs images to look through and a text that describes one: give both.")
+            if images:
+                found = models.search(images, text, device, precision, FOUND)
                 pictures = [images[each.index] for each in found]
             else:
-                found = models.search_index(index, text or "", device, precision, FOUND)
+                blip, _ = models.load(device, precision, {})
+                found = index.search(blip, text, top=FOUND)
                 pictures = [load_image(item_at(each.path).read()) for each in found]
         except (ValueError, OSError) as error:
             raise gr.Error(str(error), print_exception=False) from error

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import EMBEDDED
+from conftest import EMBEDDED, check_report
 from PIL import Image
 
 import blip_openvino
 from blip_openvino.apps import load as load_module
 from blip_openvino.apps.blip import Answer, Blip
-from blip_openvino.apps.load import load
+from blip_openvino.apps.load import converted_folder, load
 
 QUESTION = "what color is the shape?"
 
@@ -29,8 +29,8 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def conversions(monkeypatch, converted) -> list[Path]:
-    """The folders that a checkpoint is converted into, which here takes no time."""
+def conversions(cache, monkeypatch, converted) -> list[Path]:
+    """The folders that a checkpoint is converted into, which here takes no time, with a check that does not pass."""
     folders = []
 
     def convert(model: str | Path, folder: Path) -> None:
@@ -38,6 +38,7 @@ def conversions(monkeypatch, converted) -> list[Path]:
         shutil.copytree(converted, folder, dirs_exist_ok=True)
 
     monkeypatch.setattr(load_module, "convert_checkpoint", convert)
+    monkeypatch.setattr(load_module, "check_folder", lambda folder, precision: check_report(passed=False))
     return folders
 
 
@@ -125,58 +126,56 @@ def test_nothing_in_gives_nothing_out(blip, easy_vqa):
     assert blip.ask(easy_vqa.paths[0], []) == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"image": ["a.png"] * 2, "question": ["?"] * 3}, "2 images do not go with 3 texts"),
-    ],
-)
-def test_what_does_not_go_together_is_refused(blip, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        blip.ask(**arguments)
+def test_what_does_not_go_together_is_refused(blip):
+    with pytest.raises(ValueError, match="2 images do not go with 3 texts"):
+        blip.ask(["a.png"] * 2, ["?"] * 3)
 
 
-def test_a_checkpoint_is_converted_once_into_the_cache(cache, conversions, easy_vqa, caplog):
+def test_a_checkpoint_is_converted_once_into_the_cache_which_is_said(cache, conversions, easy_vqa, caplog):
     question = easy_vqa.questions[0]
     for _ in range(2):
         assert load(EMBEDDED, "CPU").ask(question.image_path, question.question).text == question.answer
     (folder,) = conversions
     assert cache in folder.parents
-    assert str(folder) in caplog.text
+    assert f"{EMBEDDED} is converted once into {folder}" in caplog.text
+    assert f"{folder} at FP16 does not say what PyTorch says" in caplog.text
 
 
-def test_a_checkpoint_that_has_changed_is_converted_anew(cache, conversions, tmp_path):
+def test_a_checkpoint_that_has_changed_is_converted_anew(conversions, tmp_path):
     checkpoint = shutil.copytree(EMBEDDED, tmp_path / "mine")
-    first = load_module.converted_folder(checkpoint)
+    first = converted_folder(checkpoint)
     os.utime(checkpoint / "model.safetensors", (1, 1))
-    assert load_module.converted_folder(checkpoint) != first
+    assert converted_folder(checkpoint) != first
 
 
-def test_an_interrupted_conversion_is_finished(cache, conversions):
-    folder = load_module.converted_folder(EMBEDDED)
+def test_an_interrupted_conversion_is_finished(conversions):
+    folder = converted_folder(EMBEDDED)
     (folder / "blip_text_encoder.xml").unlink()
-    load(EMBEDDED, "CPU")
+    assert converted_folder(EMBEDDED) == folder
     assert conversions == [folder, folder]
 
 
-@pytest.mark.slow
-def test_precision_int8_quantizes_in_the_cache_once(cache, conversions, monkeypatch, easy_vqa):
-    made, quantize = [], load_module.quantize_folder
-    monkeypatch.setattr(
-        load_module, "quantize_folder", lambda folder, weights: made.append(weights) or quantize(folder, weights, 8)
-    )
+def test_precision_int8_quantizes_in_the_cache_once(conversions, monkeypatch, quantized, caplog):
+    made = []
+
+    def quantize(folder: Path, weights: str) -> None:
+        made.append(weights)
+        shutil.copytree(quantized, folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr(load_module, "quantize_folder", quantize)
     for _ in range(2):
-        load(EMBEDDED, "CPU", "INT8").ask(easy_vqa.paths[0], QUESTION)
+        assert load(EMBEDDED, "CPU", "INT8").model.precision == "INT8"
     assert made == ["int8"]
+    assert "at INT8 does not say what PyTorch says" in caplog.text
 
 
 @pytest.mark.parametrize("path", ["/nowhere/at/all", "../nowhere", "a/b/c"])
-def test_a_folder_that_is_not_there_is_named(cache, path):
+def test_a_folder_that_is_not_there_is_named(path):
     with pytest.raises(FileNotFoundError, match=path):
         load(path)
 
 
-def test_an_unknown_precision_is_refused_before_anything_is_converted(cache, conversions):
+def test_an_unknown_precision_is_refused_before_anything_is_converted(conversions):
     with pytest.raises(ValueError, match="INT9"):
         load(EMBEDDED, precision="INT9")
     assert not conversions

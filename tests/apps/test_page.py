@@ -5,11 +5,11 @@ import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event
 
 import gradio as gr
 import numpy as np
 import pytest
+import requests
 import torch
 from conftest import EMBEDDED, ROOT, check_report
 from gradio_client import Client, handle_file
@@ -20,10 +20,10 @@ from transformers import BlipConfig, BlipForConditionalGeneration
 from blip_model import OVBlipModel
 from blip_openvino.apps import ask as ask_module
 from blip_openvino.apps import page as page_module
-from blip_openvino.apps.ask import IMAGES_KEPT, MODELS_KEPT, ModelFolder, Recent
-from blip_openvino.apps.blip import Blip
+from blip_openvino.apps.ask import IMAGES_KEPT, MODELS_KEPT, ModelFolder
 from blip_openvino.apps.collections.index import ImageIndex
 from blip_openvino.apps.collections.sources import find_items
+from blip_openvino.apps.load import load
 from blip_openvino.apps.page import build_demo, launch_demo
 from blip_openvino.data.easy_vqa import load_captions
 from blip_openvino.ir.convert import convert
@@ -53,10 +53,6 @@ def asked(folder, path=PATH, text="", device="CPU", **kwargs):
     return list(folder.ask(path, text, device, "FP16", **kwargs))[-1]
 
 
-def components(demo, kind):
-    return {each.label: each for each in demo.blocks.values() if isinstance(each, kind)}
-
-
 def test_api_answers_names_the_time_of_each_stage_and_reuses_the_image(client, caption, tmp_path):
     file = tmp_path / "new.png"
     Image.open(PATH).save(file, comment="with other bytes")
@@ -64,13 +60,13 @@ def test_api_answers_names_the_time_of_each_stage_and_reuses_the_image(client, c
     (answer, first), (again, second) = replies
     assert answer == again == caption.split()[1]
     assert list(first) == ["preprocess", "vision", "image reused", "answer", "log-probability"]
-    assert list(second) == ["preprocess", "image reused", "answer", "log-probability"]
+    assert list(second) == ["image reused", "answer", "log-probability"]
     assert (first["image reused"], second["image reused"]) == (False, True)
     assert first["log-probability"] == pytest.approx(0, abs=0.01)
     assert all(first[stage] > 0 for stage in ("preprocess", "vision", "answer"))
 
 
-@pytest.mark.parametrize("question", [(), ("",), ("   ",), (None,)])
+@pytest.mark.parametrize("question", [(), ("   ",), (None,)])
 def test_api_captions_without_a_question(client, caption, question):
     assert client.predict(handle_file(PATH), *question, api_name="/answer")[0] == caption
 
@@ -85,8 +81,8 @@ def test_api_streams_word_by_word(client):
 def test_beams_come_at_once_and_give_what_generate_gives(folder):
     *growing, final = [text for text, _ in folder.ask(PATH, "", "CPU", "FP16", num_beams=3)]
     assert set(growing) <= {"", final}
-    model, _ = folder.load("CPU", "FP16", {})
-    assert final == folder.processor.decode(model.generate_caption(**folder.processor(PATH), num_beams=3)[0])
+    blip, _ = folder.load("CPU", "FP16", {})
+    assert final == blip.caption(PATH, num_beams=3).text
 
 
 def test_options_reach_the_model(client, caption, monkeypatch):
@@ -95,11 +91,9 @@ def test_options_reach_the_model(client, caption, monkeypatch):
     short = client.predict(handle_file(PATH), max_new_tokens=2, num_beams=3, api_name="/answer")[0]
     assert short == " ".join(caption.split()[:2])
     client.predict(handle_file(PATH), temperature=0.7, top_p=0.9, api_name="/answer")
-    beams, sampled = [{name: each for name, each in kwargs.items() if np.isscalar(each)} for kwargs in seen]
-    scores = {"return_dict_in_generate": False}  # transformers gives the texts alone, which are scored afterwards
-    assert beams == {"max_new_tokens": 2, "num_beams": 3} | scores
-    sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
-    assert sampled == {"max_new_tokens": 20, "num_beams": 1} | sampling | scores
+    beams, sampled = seen
+    assert beams.items() >= {"max_new_tokens": 2, "num_beams": 3}.items()
+    assert sampled.items() >= {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0}.items()
 
 
 def test_api_has_one_endpoint_whose_arguments_stay(client):
@@ -130,9 +124,12 @@ def test_api_says_what_is_wrong(client, given, message):
         client.predict(**{"image": handle_file(PATH)} | given, api_name="/answer")
 
 
-def test_api_reads_no_file_that_was_not_uploaded(client):
-    with pytest.raises(AppError):
-        client.predict({"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}, api_name="/answer")
+def test_api_reads_no_file_that_was_not_uploaded(address):
+    """Not by `Client`, which uploads a path that it is given."""
+    image = {"path": PATH, "meta": {"_type": "gradio.FileData"}}
+    call = f"{address}gradio_api/call/answer"
+    event = requests.post(call, json={"data": [image, "", "CPU", "FP16", 20, 1, 0, 1]}).json()["event_id"]
+    assert "event: error" in requests.get(f"{call}/{event}").text
 
 
 def test_a_file_over_the_limit_is_refused(client, tmp_path):
@@ -187,36 +184,13 @@ def test_a_model_is_loaded_and_an_image_encoded_once_for_all_who_ask_at_once(con
     assert len([pixels for _, pixels in encoded if isinstance(pixels, np.ndarray)]) == 1
 
 
-def test_a_thing_is_made_once_and_who_wants_another_does_not_wait():
-    kept, begun, finish = Recent(2), Event(), Event()
-
-    def slowly():
-        begun.set()
-        assert finish.wait(60)
-        return object()
-
-    with ThreadPoolExecutor() as pool:
-        first, second = (pool.submit(kept.get, "slow", slowly) for _ in range(2))
-        assert begun.wait(60)
-        assert kept.get("quick", lambda: "made") == "made"
-        finish.set()
-    assert first.result() is second.result() is kept.get("slow", list)
-
-
-def test_what_could_not_be_made_is_tried_again_and_drives_nothing_out():
-    kept = Recent(1)
-    assert kept.get("good", lambda: "made") == "made"
-    with pytest.raises(ZeroDivisionError):
-        kept.get("bad", lambda: 1 / 0)
-    assert kept.get("good", list) == "made"
-    assert kept.get("bad", lambda: "now") == "now"
-
-
-def test_only_the_last_images_and_models_are_kept(converted):
+def test_only_the_last_images_and_models_are_kept(converted, monkeypatch):
+    monkeypatch.setattr(ask_module, "check_model", lambda *a: check_report(passed=True))
     folder = ModelFolder(converted)
     for path in PATHS[: IMAGES_KEPT + 1]:
         assert asked(folder, path)[1]["image reused"] is False
-    assert [asked(folder, path)[1]["image reused"] for path in PATHS[1::-1]] == [True, False]
+    again = [asked(folder, PATHS[index])[1]["image reused"] for index in (1, 0, 1)]
+    assert again == [True, False, True]
     for device in ("AUTO", "AUTO:CPU", "CPU")[: MODELS_KEPT + 1]:
         _, milliseconds = asked(folder, device=device)
     assert "load model" in milliseconds
@@ -254,64 +228,52 @@ def test_captioning_checkpoint_goes_on_from_a_beginning(processor, tmp_path):
     model = BlipForConditionalGeneration(BlipConfig.from_pretrained(EMBEDDED)).eval()
     folder = convert(model, processor, tmp_path / "captioning")
     assert asked(ModelFolder(folder), text="a red")[0].startswith("a red")
-    demo = build_demo(folder, [(PATH, QUESTION)], "CPU")
-    assert {"Beginning of the caption", "Caption"} <= set(components(demo, gr.Textbox))
-    assert [each.sample_labels for each in components(demo, gr.Dataset).values()] == [["a photo"]]
+    page = str(build_demo(folder, [(PATH, QUESTION)], "CPU").get_config_file())
+    assert "Beginning of the caption" in page
+    assert "a photo" in page
+    assert QUESTION not in page
 
 
-def test_retrieval_checkpoint_says_how_well_a_text_fits(retrieval_folder):
-    folder = ModelFolder(retrieval_folder)
-    text, milliseconds = asked(folder, text="a red triangle")
-    model, _ = folder.load("CPU", "FP16", {})
-    assert text == f"{model.match(**folder.processor(PATH, 'a red triangle')).item():.1%}"
-    assert list(milliseconds) == ["load model", "check", "preprocess", "vision", "image reused", "answer", "similarity"]
-    with pytest.raises(ValueError, match="there is no text"):
-        asked(folder, text="  ")
-    demo = build_demo(retrieval_folder, device="CPU")
-    assert "Probability" in components(demo, gr.Textbox)
-    assert components(demo, gr.Accordion)["Generation options"].visible is False
-
-
-def test_retrieval_checkpoint_searches_among_images(retrieval_folder):
-    demo = build_demo(retrieval_folder, device="CPU", precision="FP16")
-    client = Client(launch_demo(demo, prevent_thread_lock=True, inline=False), verbose=False)
-    gallery = client.predict([handle_file(path) for path in PATHS], "a red triangle", api_name="/search")
-    folder = ModelFolder(retrieval_folder)
-    blip = Blip(folder.load("CPU", "FP16", {})[0], folder.processor)
-    found = blip.find_images("a red triangle", PATHS, top=5)
-    assert [each["caption"] for each in gallery] == [f"{e.match:.1%} (similarity {e.similarity:.3f})" for e in found]
-    pictures = [np.asarray(Image.open(each["image"]).convert("RGB")) for each in gallery]
-    for picture, each in zip(pictures, found, strict=True):
-        assert np.abs(picture.astype(int) - np.asarray(Image.open(PATHS[each.index]).convert("RGB"))).mean() < 2
-    with pytest.raises(AppError, match="Search needs images to look through and a text"):
-        client.predict([handle_file(PATHS[0])], "  ", api_name="/search")
-    demo.close()
-
-
-def test_retrieval_checkpoint_searches_an_index_where_no_images_are_uploaded(retrieval_folder, tmp_path):
-    models = ModelFolder(retrieval_folder)
-    blip = Blip(models.load("CPU", "FP16", {})[0], models.processor)
-    index = ImageIndex.create(tmp_path / "photos.index", blip, str(retrieval_folder))
+@pytest.fixture(scope="module")
+def retrieval(retrieval_folder, tmp_path_factory):
+    """A retrieval model, its index of `PATHS`, and a client of the page that searches it."""
+    blip = load(retrieval_folder, "CPU", "FP16")
+    index = ImageIndex.create(tmp_path_factory.mktemp("index") / "photos.index", blip, str(retrieval_folder))
     index.update(blip, find_items(PATHS))
     demo = build_demo(retrieval_folder, device="CPU", precision="FP16", index=index)
-    client = Client(launch_demo(demo, prevent_thread_lock=True, inline=False), verbose=False)
-    gallery = client.predict([], "a red triangle", api_name="/search")
-    found = index.search(blip, text="a red triangle", top=5)
-    assert [each["caption"] for each in gallery] == [f"{e.match:.1%} (similarity {e.similarity:.3f})" for e in found]
-    # What is uploaded goes before the index.
-    assert len(client.predict([handle_file(PATHS[0])], "a red triangle", api_name="/search")) == 1
-    with pytest.raises(AppError, match="Search needs a text"):
-        client.predict([], "  ", api_name="/search")
+    yield blip, index, Client(launch_demo(demo, prevent_thread_lock=True, inline=False), verbose=False)
     demo.close()
 
 
-@pytest.mark.parametrize(("data", "is_limited"), [("scenes", True), (None, False)])
-def test_limits_are_said_where_the_folder_says_what_the_model_was_trained_on(converted, monkeypatch, data, is_limited):
-    config = ask_module.load_config(converted)
-    config.trained_on = data
-    monkeypatch.setattr(ask_module, "load_config", lambda folder: config)
-    notes = components(build_demo(converted, device="CPU"), gr.Markdown).values()
-    assert any("drawn scenes alone" in note.value for note in notes) is is_limited
+def test_retrieval_checkpoint_says_how_well_a_text_fits(retrieval):
+    blip, _, client = retrieval
+    text, milliseconds = client.predict(handle_file(PATH), "a red triangle", api_name="/answer")
+    assert text == f"{blip.match(PATH, 'a red triangle'):.1%}"
+    assert list(milliseconds) == ["preprocess", "vision", "image reused", "answer", "similarity"]
+    with pytest.raises(AppError, match="there is no text"):
+        client.predict(handle_file(PATH), "  ", api_name="/answer")
+    options = next(each["props"] for each in client.config["components"] if each["type"] == "accordion")
+    assert (options["label"], options["visible"]) == ("Generation options", False)
+
+
+def test_retrieval_checkpoint_searches_among_uploaded_images_and_without_any_in_the_index(retrieval):
+    blip, index, client = retrieval
+    files, text = [handle_file(path) for path in PATHS[:3]], "a red triangle"
+    found = blip.find_images(text, PATHS[:3])
+    gallery = client.predict(files, text, api_name="/search")
+    assert [each["caption"] for each in gallery] == [f"{e.match:.1%} (similarity {e.similarity:.3f})" for e in found]
+    for shown, each in zip(gallery, found, strict=True):
+        pictures = [np.asarray(Image.open(file).convert("RGB"), int) for file in (shown["image"], PATHS[each.index])]
+        assert np.abs(pictures[0] - pictures[1]).mean() < 2
+    found = index.search(blip, text, top=5)
+    gallery = client.predict([], text, api_name="/search")
+    assert [each["caption"] for each in gallery] == [f"{e.match:.1%} (similarity {e.similarity:.3f})" for e in found]
+    with pytest.raises(AppError, match="Search needs images to look through and a text"):
+        client.predict(files, "  ", api_name="/search")
+
+
+def test_limits_are_said_of_a_model_that_was_trained_on_scenes(client, retrieval):
+    assert ["drawn scenes alone" in str(each.config) for each in (client, retrieval[2])] == [True, False]
 
 
 def test_page_is_served_on_this_machine_only_and_reports_nothing(address, client):
@@ -322,9 +284,6 @@ def test_page_is_served_on_this_machine_only_and_reports_nothing(address, client
         assert probe.connect_ex(("127.0.0.2", int(port))) != 0
     assert client.config["analytics_enabled"] is False
     assert client.config["run_history"] is False
-
-
-def test_page_is_never_shared():
     with pytest.raises(TypeError, match="share"):
         launch_demo(gr.Blocks(), share=True)
 

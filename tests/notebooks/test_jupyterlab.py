@@ -29,12 +29,12 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory, quantized):
-    """With what the notebooks make, which they reuse here; in `test_notebooks.py` they begin with nothing."""
+def workplace(tmp_path_factory, converted):
+    """With a converted model, which the notebooks reuse here; in `test_notebooks.py` they begin with nothing."""
     folder = make_workplace(tmp_path_factory.mktemp("workplace"))
-    shutil.copytree(quantized, folder / default_folder(MODEL))
+    shutil.copytree(converted, folder / default_folder(MODEL))
     change(folder, CONVERT, "")
-    change(folder, OPTIMIZE, FEW)
+    change(folder, OPTIMIZE, FEW, ("quantization_widget()", "quantization_widget(False)"))
     return folder
 
 
@@ -100,7 +100,7 @@ def ask_the_demo(page: Page) -> None:
 
 @pytest.mark.parametrize("name", [f"changed-{CONVERT}", f"changed-{OPTIMIZE}"])
 def test_notebook_runs_its_device_can_be_picked_and_its_demo_answers(browser, lab, name):
-    """The second notebook measures accuracy on a few questions here."""
+    """The second notebook has its box for quantization off, and measures accuracy on a few questions."""
     page = open_notebook(browser, lab, name)
     for item in ("Run", "Run All Cells"):
         page.get_by_role("menuitem", name=item, exact=True).click()
@@ -108,6 +108,11 @@ def test_notebook_runs_its_device_can_be_picked_and_its_demo_answers(browser, la
     page.locator(DEMO).or_(errors).first.wait_for(timeout=RUN_ALL)
     assert errors.all_inner_texts() == []
     ask_the_demo(page)
+    if OPTIMIZE in name:
+        skipped = page.locator(".jp-OutputArea-output", has_text="Skipped, as not ")
+        expect(skipped).to_have_count(page.locator(".jp-CodeCell .jp-InputArea", has_text="%%skip").count())
+        expect(cell(page, "accuracy_table")).to_contain_text("FP16")
+        expect(cell(page, "accuracy_table")).not_to_contain_text("INT8")
 
     device = page.locator(".widget-dropdown").filter(has_text="Device:").locator("select")
     expect(device).to_have_value("AUTO")

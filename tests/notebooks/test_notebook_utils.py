@@ -1,7 +1,6 @@
 """Downloads from a server that misbehaves, examples, and the widgets with and without the Hub."""
 
 import os
-import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +16,6 @@ from blip_openvino.data.scene_questions import KINDS, scene_questions
 from blip_openvino.data.scenes import draw_scene, make_scenes
 from notebook_utils import (
     SCENE_EXAMPLES,
-    DownloadError,
     device_widget,
     download_file,
     example_inputs,
@@ -38,11 +36,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.requests.append(f"{self.command} {self.path}")
         kind = self.path.split("/")[1]
-        if kind == "silent":
-            self.server.closing.wait()
-        status = {"missing": 404, "broken": 500, "private": 401, "moved": 302, "loop": 302, "Salesforce": 307}
-        self.send_response(status.get(kind, 200))
-        self.send_header("Location", self.path if kind == "loop" else "/ok/elsewhere.bin")
+        self.send_response({"missing": 404, "private": 401, "moved": 302, "Salesforce": 307}.get(kind, 200))
+        self.send_header("Location", "/ok/elsewhere.bin")
         if kind != "unsized":
             self.send_header("Content-Length", str(len(BODY)))
         self.end_headers()
@@ -85,50 +80,19 @@ def test_existing_file_is_kept_without_a_request_and_said(server, tmp_path, caps
     assert "a.bin' already exists." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        ("missing", "404"),
-        ("broken", "500"),
-        ("loop", "redirects"),
-        ("cut", "IncompleteRead"),
-        ("silent", "timed out"),
-        ("stalled", "timed out"),
-    ],
-)
-def test_failed_download_says_where_and_why_leaves_nothing_and_can_be_repeated(
-    server, tmp_path, monkeypatch, kind, reason
-):
-    monkeypatch.setattr(notebook_utils, "TIMEOUT", (10, 0.2 if reason == "timed out" else 30))
-    with pytest.raises(DownloadError, match=f"cannot download {server.url}/{kind}/a.bin: .*{reason}"):
+@pytest.mark.parametrize(("kind", "reason"), [("missing", "404"), ("cut", "IncompleteRead"), ("stalled", "timed out")])
+def test_failed_download_says_why_leaves_nothing_and_can_be_repeated(server, tmp_path, monkeypatch, kind, reason):
+    monkeypatch.setattr(notebook_utils, "TIMEOUT", (10, 0.2 if kind == "stalled" else 30))
+    with pytest.raises(requests.RequestException, match=reason):
         download_file(f"{server.url}/{kind}/a.bin", directory=tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert download_file(f"{server.url}/ok/a.bin", directory=tmp_path).read_bytes() == BODY
 
 
-def test_interrupted_download_leaves_nothing_under_its_name(server, tmp_path, monkeypatch):
-    def interrupt(self, chunk_size):
-        yield BODY[:10]
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(requests.Response, "iter_content", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        download_file(f"{server.url}/ok/a.bin", directory=tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("url", "name"),
-    [
-        ("http://localhost/a", "../x"),
-        ("http://localhost/a", "/etc/x"),
-        ("http://localhost/a", ".."),
-        ("file:///x", "x"),
-    ],
-)
-def test_name_that_is_a_path_and_address_that_is_not_http_are_refused(url, name, tmp_path):
-    with pytest.raises((ValueError, DownloadError), match=f"filename '{name}' is not a plain|cannot download {url}"):
-        download_file(url, name, tmp_path)
+@pytest.mark.parametrize("name", ["../x", "/etc/x", ".."])
+def test_name_that_is_a_path_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match=f"filename '{name}' is not a plain file name"):
+        download_file("http://localhost/a", name, tmp_path)
 
 
 def test_widgets_hold_their_defaults_and_the_devices_of_this_machine():
@@ -201,14 +165,12 @@ def test_offline_only_a_wholly_cached_model_is_chosen_and_nobody_asked(hub, monk
     ("model", "reason"), [("missing/model", "answered 404"), ("private/model", "answered 401"), (HUB_MODEL, "reached")]
 )
 def test_hub_without_an_answer_gives_the_embedded_model_and_says_what_to_do(hub, monkeypatch, capsys, model, reason):
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        if reason == "reached":
-            monkeypatch.setattr(notebook_utils.constants, "ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
-        assert model_widget([model], "models/small").value == "models/small"
+    if reason == "reached":
+        monkeypatch.setattr(notebook_utils.constants, "ENDPOINT", "http://127.0.0.1:1")  # where nobody listens
+    assert model_widget([model], "models/small").value == "models/small"
     out = capsys.readouterr().out
     assert all(part in out for part in (model, reason, "embedded model models/small", "BLIP_MODEL", "from the list"))
-    with pytest.raises(FileNotFoundError, match=rf"{model}.*{reason if reason != 'reached' else ''}.*models/none"):
+    with pytest.raises(FileNotFoundError, match=rf"{model}.*{reason}.*models/none"):
         model_widget([model], "models/none")
 
 

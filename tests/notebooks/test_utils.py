@@ -44,7 +44,6 @@ def test_result_shows_question_and_answer_or_a_caption_and_the_image():
     figure = utils.visualize_results(TEAL, "teal", "what color is it?")
     assert texts_of(figure) == ["question: what color is it?\nanswer: teal"]
     assert np.array_equal(figure.axes[0].images[0].get_array(), np.asarray(TEAL))
-    assert [*figure.axes[0].get_xticks(), *figure.axes[0].get_yticks()] == []
     assert texts_of(utils.visualize_results(np.asarray(TEAL), "a teal square")) == ["caption: a teal square"]
 
 
@@ -53,8 +52,6 @@ def test_comparison_has_one_labelled_column_per_model():
     asked = [f"{name}\nquestion: what color?\nanswer: {answer}" for name, answer in answers.items()]
     assert texts_of(utils.visualize_comparison(TEAL, answers, "what color?")) == asked
     assert texts_of(utils.visualize_comparison(TEAL, answers)) == ["FP16\ncaption: teal", "INT8\ncaption: blue"]
-    with pytest.raises(ValueError, match="columns"):
-        utils.visualize_comparison(TEAL, {})
 
 
 @pytest.mark.parametrize(
@@ -75,10 +72,6 @@ def test_images_stand_in_rows_with_their_texts_below(count):
     figure = utils.visualize_images([TEAL] * count, texts)
     assert [text.replace("\n", " ") for text in texts_of(figure)] == [" ".join(each) for each in texts]
     assert_nothing_overlaps(figure)
-    with pytest.raises(ValueError, match="images"):
-        utils.visualize_images([TEAL] * count, texts[1:])
-    with pytest.raises(ValueError, match="images"):
-        utils.visualize_images([], [])
 
 
 def test_latency_table_gives_medians_spread_and_speed_up():
@@ -133,14 +126,6 @@ def test_bars_carry_values_and_ratios_inside_the_picture(figure, labels):
     assert all(figure.bbox.containsy(box.y0) and figure.bbox.containsy(box.y1) for box in boxes)
     legend = [handle.get_facecolor() for handle in figure.legends[0].legend_handles]
     assert len(set(legend)) == len(legend)
-
-
-@pytest.mark.parametrize("groups", [{}, {"a": {}}, {"a": {"FP16": 0}}, {"a": {"FP16": 1}, "b": {"INT8": 1}}], ids=str)
-def test_what_cannot_be_compared_is_refused(groups):
-    latencies = {task: {side: [value] * value for side, value in sides.items()} for task, sides in groups.items()}
-    for function, values in ((utils.size_table, groups), (utils.plot_latencies, latencies)):
-        with pytest.raises(ValueError, match="every group needs the same entries"):
-            function(values)
 
 
 def test_interleaved_sides_take_turns_after_one_uncounted_run_each():
