@@ -52,7 +52,7 @@ CHROMIUM_FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-network
 SLOW = (
     *("test_blip_model.py", "test_package.py", "test_benchmarks.py"),
     *("test_convert.py", "test_optimize.py", "test_files.py", "test_check.py", "test_page_browser.py", "test_page.py"),
-    *("test_instruction_sets.py", "test_threads.py", "test_device.py", "test_accuracy.py", "test_load.py"),
+    *("test_instruction_sets.py", "test_threads.py", "test_device.py", "test_load.py"),
     *("test_pipeline.py", "test_resuming.py", "test_index.py", "test_cluster.py"),
 )
 """Left out by `make check`, as are single tests that are marked so: what converts, quantizes or runs much."""
