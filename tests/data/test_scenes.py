@@ -1,8 +1,9 @@
 """Drawn scenes: pictures show what scenes say, texts agree with them, and questions alone give nothing away."""
 
+import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,22 +51,20 @@ def is_near(pixels: np.ndarray, colour: str) -> np.ndarray:
     return (abs(pixels - RGB[colour]) < 12).all(-1)
 
 
-def test_same_seed_gives_the_same_pixels_texts_and_questions():
-    first, second = make_scene(7), make_scene(7)
-    assert first == second
-    assert draw_scene(first).tobytes() == draw_scene(second).tobytes()
-    assert (caption(first), inventory(first)) == (caption(second), inventory(second))
-    assert scene_questions(first) == scene_questions(second)
-    assert make_scene(8) != first
+def test_texts_are_those_that_the_committed_models_were_trained_and_measured_on():
+    """And so are the scenes: who changes what is drawn or asked trains anew."""
+    texts = []
+    for scene in map(make_scene, range(300)):
+        wrong = wrong_captions(scene, random.Random(scene.jitter))
+        texts.append(repr((scene, caption(scene), inventory(scene), wrong, scene_questions(scene, 9))))
+    assert hashlib.blake2b("".join(texts).encode(), digest_size=8).hexdigest() == "cb85584872152f34"
 
 
 def test_jitter_moves_what_is_drawn_and_changes_no_word():
     scene = make_scene(7)
-    moved = Scene(scene.place, scene.sky, scene.items, scene.jitter + 1)
-    assert moved.key == scene.key
-    assert moved != scene
-    assert draw_scene(moved).tobytes() != draw_scene(scene).tobytes()
-    assert scene_questions(moved) == scene_questions(scene)
+    moved = replace(scene, jitter=scene.jitter + 1)
+    assert draw_scene(scene).tobytes() == draw_scene(make_scene(7)).tobytes() != draw_scene(moved).tobytes()
+    assert (moved.key, caption(moved), scene_questions(moved)) == (scene.key, caption(scene), scene_questions(scene))
 
 
 def test_scenes_kept_for_measuring_differ_in_more_than_jitter():
@@ -73,11 +72,6 @@ def test_scenes_kept_for_measuring_differ_in_more_than_jitter():
     assert [len(keys) for keys in kept] == [200, 200]
     assert make_scenes(3) == make_scenes(200)[:3]
     assert kept[0] != kept[1]
-
-
-def test_pictures_have_the_size_asked_for():
-    assert draw_scene(make_scene(0)).size == (96, 96)
-    assert draw_scene(make_scene(0), 192).size == (192, 192)
 
 
 def test_every_place_sky_thing_colour_activity_word_cell_and_count_occurs(scenes):
@@ -91,14 +85,6 @@ def test_every_place_sky_thing_colour_activity_word_cell_and_count_occurs(scenes
     assert {len(scene.items) for scene in scenes} == {1, 2, 3, 4, 5, 6}
     counts = Counter(count for scene in scenes for count in Counter(item.kind for item in scene.items).values())
     assert set(counts) == {1, 2, 3, 4, 5}
-
-
-def test_a_cell_holds_one_item_and_a_kind_has_one_colour(scenes):
-    for scene in scenes:
-        cells = [item.cell for item in scene.items]
-        assert cells == sorted(set(cells))
-        things = {(item.kind, item.colour) for item in scene.items if item.kind in THINGS}
-        assert len(things) == len({kind for kind, _ in things})
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -120,12 +106,6 @@ def test_places_skies_things_activities_and_words_all_look_different():
     pictures += [picture(kind="person", detail=activity) for activity in ACTIVITIES]
     pictures += [picture(kind="sign", detail=word) for word in WORDS]
     assert len(set(pictures)) == len(pictures)
-
-
-def test_captions_are_short_and_seldom_shared(scenes):
-    captions = [caption(scene) for scene in scenes]
-    assert max(len(text.split()) for text in captions) <= 19
-    assert len(set(captions)) > 0.97 * len(captions)
 
 
 @pytest.mark.parametrize(
@@ -162,10 +142,6 @@ def test_caption_says_what_is_where(place, sky, items, expected):
     assert caption(Scene(place, sky, tuple(items))) == expected
 
 
-def test_inventory_tells_scenes_apart_exactly_as_their_keys_do(scenes):
-    assert len({inventory(scene) for scene in scenes}) == len({scene.key for scene in scenes})
-
-
 def test_wrong_captions_differ_in_one_word_and_are_no_other_caption_of_the_scene(scenes):
     kinds = Counter()
     for seed, scene in enumerate(scenes[:500]):
@@ -176,41 +152,22 @@ def test_wrong_captions_differ_in_one_word_and_are_no_other_caption_of_the_scene
     assert {"colour", "number", "thing", "place"} < set(kinds)
 
 
-def test_every_kind_is_asked_and_no_question_has_two_answers(asked):
-    assert {question.kind for _, question in asked} == set(KINDS)
-    assert len(KINDS) == 10
+def test_no_question_has_two_answers(asked):
     answers = defaultdict(set)
     for scene, question in asked:
         answers[scene.key, question.question].add(question.answer)
     assert {len(each) for each in answers.values()} == {1}
 
 
-def best_guesses(asked: Iterable[tuple[str, str, str]]) -> dict[str, float]:
-    """How often the best guess is right that sees no picture: from (kind, what is seen, answer), a share by kind.
-
-    For every text that is seen, the best guess is its most frequent answer.
-    """
-    answers = {}
-    for kind, seen, answer in asked:
-        answers.setdefault(kind, {}).setdefault(seen, Counter())[answer] += 1
-    return {
-        kind: sum(max(counts.values()) for counts in by_text.values())
-        / sum(sum(counts.values()) for counts in by_text.values())
-        for kind, by_text in answers.items()
-    }
-
-
 def test_the_best_guess_from_the_text_alone_is_right_at_most_half_of_the_time(asked):
-    guesses = best_guesses((question.kind, question.question, question.answer) for _, question in asked)
-    assert set(guesses) == set(KINDS)
-    assert max(guesses.values()) <= 0.5, guesses
-
-
-def test_best_guess_of_a_text_with_one_answer_is_always_right():
-    assert best_guesses([("a", "who?", "me"), ("a", "who?", "me"), ("b", "is it?", "yes"), ("b", "is it?", "no")]) == {
-        "a": 1,
-        "b": 0.5,
-    }
+    """For every text, the best guess is its most frequent answer."""
+    answers = defaultdict(lambda: defaultdict(Counter))
+    for _, question in asked:
+        answers[question.kind][question.question][question.answer] += 1
+    assert len(answers) == 10
+    for kind, by_text in answers.items():
+        right = sum(max(counts.values()) for counts in by_text.values())
+        assert right <= sum(counts.total() for counts in by_text.values()) / 2, kind
 
 
 def test_what_is_related_cannot_be_told_by_leaving_out_what_the_question_names(asked):

@@ -69,18 +69,19 @@ def test_damaged_file_is_refused_with_the_way_out(folder, name, damage):
         OVBlipModel.from_pretrained(folder, "CPU", "INT8" if "_int8" in name else "FP16")
 
 
-@pytest.mark.parametrize("suffixes", [[".bin"], [".xml", ".bin"]], ids=["weights", "whole file"])
-def test_files_of_another_part_are_refused(folder, suffixes):
+@pytest.mark.parametrize(
+    ("seed", "name", "suffixes", "message"),
+    [
+        (1, ENCODER, [".bin"], f"{DECODER} or its .bin is damaged, renamed or of another IR"),
+        (1, ENCODER, [".xml", ".bin"], f"{DECODER} or its .bin is damaged, renamed or of another IR"),
+        (2, DECODER, [".xml", ".bin"], f"{DECODER} was made from checkpoint .*: run blip-ov convert"),
+    ],
+    ids=["weights of another part", "another part", "another checkpoint"],
+)
+def test_files_of_another_part_or_checkpoint_are_refused(tiny, folder, seed, name, suffixes, message):
     for suffix in suffixes:
-        shutil.copy((folder / ENCODER).with_suffix(suffix), (folder / DECODER).with_suffix(suffix))
-    with pytest.raises(ValueError, match=f"{DECODER} or its .bin is damaged, renamed or of another IR"):
-        OVBlipModel.from_pretrained(folder, "CPU", "FP16")
-
-
-def test_parts_of_another_checkpoint_are_refused(tiny, folder):
-    for suffix in (".xml", ".bin"):
-        shutil.copy((tiny[2] / ENCODER).with_suffix(suffix), folder)
-    with pytest.raises(ValueError, match=f"{ENCODER} was made from checkpoint .*: run blip-ov convert"):
+        shutil.copy((tiny[seed] / name).with_suffix(suffix), (folder / DECODER).with_suffix(suffix))
+    with pytest.raises(ValueError, match=message):
         OVBlipModel.from_pretrained(folder, "CPU", "FP16")
 
 
@@ -220,13 +221,6 @@ def test_full_disk_is_said_and_any_other_error_stays_what_it_is(tmp_path, monkey
     with pytest.raises(error, match=said), staging(tmp_path):
         raise RuntimeError("iostream error")
     assert not list(tmp_path.iterdir())
-
-
-def test_file_in_the_place_of_the_folder_is_named(tmp_path):
-    (tmp_path / "model").write_text("mine")
-    with pytest.raises(FileExistsError, match=str(tmp_path / "model")):
-        convert_random(1, tmp_path / "model")
-    assert (tmp_path / "model").read_text() == "mine"
 
 
 def test_second_writer_waits_for_the_first_and_says_so(tmp_path, caplog):
