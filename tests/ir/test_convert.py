@@ -119,17 +119,14 @@ def test_same_weights_are_reused_and_others_made_anew_without_the_quantized_file
     assert check_folder(folder, "CPU", ov_config=F32).passed
 
 
-def test_folder_of_another_converter_version_names_the_command_and_is_made_anew_by_it(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(convert_module, "CONVERTER_VERSION", "0")
-    convert_random(1, tmp_path)
-    monkeypatch.undo()
-    with pytest.raises(
-        ValueError, match=rf"version 0, this is \d+: run blip-ov convert CHECKPOINT --output {tmp_path}"
-    ):
+def test_folder_of_another_converter_version_names_the_command_and_is_made_anew_by_it(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(convert_module, "CONVERTER_VERSION", "0")
+        convert_random(1, tmp_path)
+    command = f"run blip-ov convert CHECKPOINT --output {tmp_path}"
+    with pytest.raises(ValueError, match=rf"version 0, this is \d+: {command}"):
         OVBlipModel.from_pretrained(tmp_path, "CPU")
-    caplog.set_level(logging.INFO)
     convert_random(1, tmp_path)
-    assert caplog.text.count("the one there has converter 0") == 3
     OVBlipModel.from_pretrained(tmp_path, "CPU")
 
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,6 @@ from conftest import ROOT
 from tiny import convert_random
 
 from blip_model import OVBlipModel
-from blip_openvino.ir import files
 from blip_openvino.ir.calibration import scene_texts
 from blip_openvino.ir.files import Part, load_config, read_best, read_ir, read_stamp, save_ir, seal, staging, writing
 from blip_openvino.ir.optimize import optimize
@@ -116,23 +116,27 @@ def test_int8_is_the_default_where_it_is_whole(tiny, caplog):
     assert not caplog.text
 
 
-@pytest.mark.parametrize("wrong", ["missing", "damaged", "optimizer version", "conversion"])
-def test_unusable_int8_is_named_in_a_warning_and_fp16_loaded(folder, monkeypatch, caplog, wrong):
-    path, model = folder / INT8[1], read_ir(ov.Core(), folder / INT8[1])
-    if wrong == "missing":
-        path.unlink()
-    elif wrong == "damaged":
-        path.write_bytes(flipped(path.read_bytes()))
-    elif wrong == "optimizer version":
-        monkeypatch.setattr(files, "OPTIMIZER_VERSION", "next")
-    else:
-        save_ir(model, path, read_stamp(model) | {"checkpoint": "another"})
+def stamped(path: Path, key: str) -> None:
+    """Save an IR as one of another checkpoint or optimizer version."""
+    model = read_ir(ov.Core(), path)
+    save_ir(model, path, read_stamp(model) | {key: "another"})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        Path.unlink,
+        lambda path: path.write_bytes(flipped(path.read_bytes())),
+        partial(stamped, key="optimizer"),
+        partial(stamped, key="checkpoint"),
+    ],
+    ids=["missing", "damaged", "optimizer version", "conversion"],
+)
+def test_unusable_int8_is_named_in_a_warning_and_fp16_loaded(folder, caplog, spoil):
+    spoil(folder / INT8[1])
     assert default(folder) == "FP16"
-    [record] = caplog.records
-    named = INT8[0] if wrong == "optimizer version" else INT8[1]
-    assert "FP16 is loaded, since INT8 cannot be used" in record.getMessage()
-    assert named in record.getMessage()
-    assert f"run blip-ov optimize {folder}" in record.getMessage()
+    for said in ("FP16 is loaded, since INT8 cannot be used", INT8[1], f"run blip-ov optimize {folder}"):
+        assert said in caplog.text
 
 
 def test_rerun_repairs_every_damage(tiny, folder):
