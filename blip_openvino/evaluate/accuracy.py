@@ -87,7 +87,7 @@ def easy_vqa_accuracy(models: Mapping[str, Measured], processor: OVBlipProcessor
     `models` is by name, such as {"PyTorch": ..., "INT8": ...}.
     """
     of_image = attrgetter("image_path")
-    questions = sorted(load_questions("test"), key=of_image)  # an image is encoded once for all its questions
+    questions = load_questions("test")  # those about one image follow one another
     asked = [(path, [each.question for each in some]) for path, some in groupby(questions, of_image)]
     right = [question.answer for question in questions]
     kinds = [question_type(answer) for answer in right]
