@@ -10,22 +10,18 @@ import torch
 from torch import Generator, Tensor, nn
 from tqdm.auto import tqdm
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SECONDS_BETWEEN_SAVES = 120
 MAX_GRADIENT_NORM = 1.0
 
 
-def training_device() -> torch.device:
-    """A GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def fast_precision() -> AbstractContextManager:
     """Autocast to bfloat16 on a GPU or a processor that multiplies in it; float32 elsewhere."""
-    device = training_device().type
-    is_fast = (
-        torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu.get_capabilities().get("avx512_bf16", False)
-    )
-    return torch.autocast(device, torch.bfloat16, enabled=is_fast)
+    if DEVICE.type == "cuda":
+        is_fast = torch.cuda.is_bf16_supported()
+    else:
+        is_fast = torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return torch.autocast(DEVICE.type, torch.bfloat16, enabled=is_fast)
 
 
 def save_atomically(state: dict, file: Path) -> None:
@@ -47,13 +43,11 @@ def fit(
     peak_learning_rate: float,
     file: Path,
     seed: int,
-    report: Callable[[], str],
-    report_every: int,
 ) -> None:
     """Train what of `module` takes gradients, in place, on the sum of a step's losses.
 
     AdamW with a one-cycle learning rate. Weights, optimizer and step are saved to `file` every two minutes and at the
-    end; where `file` exists, training goes on from it. `report` says how good the model is, every `report_every` steps.
+    end; where `file` exists, training goes on from it.
     """
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in parameters if parameter.ndim > 1]
@@ -86,11 +80,6 @@ def fit(
             schedule.step()
             progress.set_postfix({name: f"{loss.item():.3f}" for name, loss in losses.items()}, refresh=False)
             progress.update()
-            if (step + 1) % report_every == 0 or step + 1 == steps:
-                module.eval()
-                with torch.no_grad(), fast_precision():
-                    progress.write(f"{file.stem}, step {step + 1}: {report()}")
-                module.train()
             if time.monotonic() - saved_at > SECONDS_BETWEEN_SAVES or step + 1 == steps:
                 save(step + 1)
                 saved_at = time.monotonic()

@@ -5,7 +5,6 @@ from scene_data import Examples
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-IGNORED = -100
 FAR_BELOW = torch.finfo(torch.bfloat16).min
 COUNTING_WEIGHT = 2.5
 
@@ -16,20 +15,9 @@ def without_padding(ids: Tensor) -> Tensor:
     return ids[..., : max(1, int(lengths.max()))]
 
 
-def labels_of(ids: Tensor) -> Tensor:
-    """What the decoder has to say after each token of `[N, L]`: `[N, L - 1]`, `IGNORED` in place of padding."""
-    return ids[:, 1:].masked_fill(ids[:, 1:] == 0, IGNORED)
-
-
 def text_loss(logits: Tensor, ids: Tensor) -> Tensor:
-    """The mean cross-entropy of the texts `[N, L]`."""
-    return cross_entropy(logits[:, :-1].float().flatten(0, 1), labels_of(ids).flatten(), ignore_index=IGNORED)
-
-
-def is_said(logits: Tensor, ids: Tensor) -> Tensor:
-    """Whether greedy decoding says each of the texts `[N, L]`, word for word: after a right token comes a right one."""
-    labels = labels_of(ids)
-    return ((logits[:, :-1].argmax(-1) == labels) | (labels == IGNORED)).all(-1)
+    """The mean cross-entropy of the texts `[N, L]`, padded with 0, whose next tokens have `logits` `[N, L, V]`."""
+    return cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten(), ignore_index=0)
 
 
 def blocks_mask(blocks: list[Tensor]) -> Tensor:
@@ -73,12 +61,12 @@ def read(text_encoder, image_embeds: Tensor, input_ids: Tensor) -> Tensor:
     return hidden.reshape(batch * count, length, -1)
 
 
-def sample_questions(data: Examples, rows: Tensor, count: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw `count` questions of each of the pictures `rows`: `[B, count, L]`, their answers `[B * count, L]` and kinds.
+def sample_questions(data: Examples, rows: Tensor, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Draw `count` questions of each of the pictures `rows`: `[B, count, L]`, and their answers `[B * count, L]`.
 
     Each kind that a picture has is as likely, however many questions of it there are, but counting, which is learnt
-    last, is `COUNTING_WEIGHT` times as likely. Where a picture has fewer than `count`, an answer of padding alone, of
-    kind -1, fills up; it adds nothing to a loss.
+    last, is `COUNTING_WEIGHT` times as likely. Where a picture has fewer than `count`, an answer of padding alone fills
+    up; it adds nothing to a loss.
     """
     kinds = data.kinds[rows]
     weights = torch.tensor([COUNTING_WEIGHT if name == "counting" else 1.0 for name in data.kind_names])[kinds]
@@ -86,10 +74,9 @@ def sample_questions(data: Examples, rows: Tensor, count: int, generator: Genera
     # Weighted sampling without replacement: the largest of u ** (1 / weight) (Efraimidis and Spirakis, 2006).
     order = torch.rand(kinds.shape, generator=generator) ** (questions_of_kind / weights)
     chosen = (order - (kinds < 0).float()).topk(count, dim=1).indices
-    kinds = kinds.gather(1, chosen)
-    asked = data.asked[rows].take_along_dim(chosen[..., None], 1).clamp_min(0)
-    answers = data.answers[asked[..., 1].flatten()] * (kinds.flatten() >= 0)[:, None]
-    return without_padding(data.questions[asked[..., 0]]), without_padding(answers), kinds
+    questions, answers = data.asked[rows].take_along_dim(chosen[..., None], 1).unbind(2)
+    answer_ids = data.answers[answers.flatten()] * (answers.flatten() >= 0)[:, None]
+    return without_padding(data.questions[questions.clamp(min=0)]), without_padding(answer_ids)
 
 
 def answer(model, image_embeds: Tensor, questions: Tensor, answers: Tensor) -> Tensor:
@@ -114,15 +101,13 @@ class Contrast(nn.Module):
         self.vision_proj, self.text_proj = vision_proj, text_proj
         self.log_scale = nn.Parameter(torch.tensor(2.7))
 
-    def features(self, text_encoder, image_embeds: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalized features of pictures `[B, T, H]` and of texts `[N, L]`, which begin with "[CLS]"."""
-        texts = without_padding(texts)
-        hidden = text_encoder(input_ids=texts, attention_mask=(texts != 0).long()).last_hidden_state
-        return normalize(self.vision_proj(image_embeds[:, 0]), dim=-1), normalize(self.text_proj(hidden[:, 0]), dim=-1)
-
     def forward(self, text_encoder, image_embeds: Tensor, right: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of B pictures with their texts among all B, and wrong ones `[N, L]`; and the similarities [B, B]."""
-        image_features, text_features = self.features(text_encoder, image_embeds, torch.cat([right, wrong]))
+        """The loss of B pictures `[B, T, H]` with their texts `[B, L]` among all B, and wrong ones `[N, L]`; and the
+        similarities [B, B]. Texts begin with "[CLS]"."""
+        texts = without_padding(torch.cat([right, wrong]))
+        hidden = text_encoder(input_ids=texts, attention_mask=(texts != 0).long()).last_hidden_state
+        image_features = normalize(self.vision_proj(image_embeds[:, 0]), dim=-1)
+        text_features = normalize(self.text_proj(hidden[:, 0]), dim=-1)
         similarities = image_features.float() @ text_features.float().t() * self.log_scale.exp().clamp(max=100)
         targets = torch.arange(len(right), device=right.device)
         among_pictures = similarities[:, : len(right)].t()

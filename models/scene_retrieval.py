@@ -1,24 +1,19 @@
-"""Training of the model that matches texts with pictures, and how well it matches and retrieves."""
+"""Training of the model that matches texts with pictures."""
 
-import random
 from pathlib import Path
 
 import torch
 from scene_data import Examples
-from scene_fit import fast_precision, fit, training_device
+from scene_fit import DEVICE, fit
 from scene_losses import Contrast, read, without_padding
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from transformers import BlipForImageTextRetrieval, BlipForQuestionAnswering, BlipProcessor
 
-from blip_openvino.data.scene_captions import caption, wrong_captions
-from blip_openvino.data.scenes import Scene
-
 PICTURES_PER_STEP = 64
 WRONG_WORDS = 3
 STEPS = 3000
 PEAK_LEARNING_RATE = 5e-4
-REPORT_EVERY = 1000
 
 
 def begin_retrieval(model: BlipForQuestionAnswering) -> BlipForImageTextRetrieval:
@@ -69,7 +64,6 @@ def train_retrieval(
     model: BlipForImageTextRetrieval,
     data: Examples,
     image_embeds: Tensor,
-    measure,
     processor: BlipProcessor,
     file: Path,
     seed: int,
@@ -80,57 +74,15 @@ def train_retrieval(
     """
     model.vision_model.requires_grad_(False)
     contrast = Contrast(model.vision_proj, model.text_proj)
-    module = nn.ModuleDict({"model": model, "contrast": contrast}).to(training_device())
+    module = nn.ModuleDict({"model": model, "contrast": contrast}).to(DEVICE)
 
     def losses_of(generator: Generator) -> dict[str, Tensor]:
         rows = torch.randint(len(image_embeds), (PICTURES_PER_STEP,), generator=generator)
-        embeds = image_embeds[rows].to(training_device())
-        texts = candidate_texts(data, rows, WRONG_WORDS, processor.tokenizer, generator).to(training_device())
+        embeds = image_embeds[rows].to(DEVICE)
+        texts = candidate_texts(data, rows, WRONG_WORDS, processor.tokenizer, generator).to(DEVICE)
         contrast_loss, similarities = contrast(model.text_encoder, embeds, texts[:, 0], texts[:, 1])
         hard = hard_captions(similarities, texts[:, 0], generator)
         logits = matching_logits(model, embeds, torch.cat([texts, hard[:, None]], 1))
         return {"contrast": contrast_loss, "matching": matching_loss(logits)}
 
-    fit(module, losses_of, STEPS, PEAK_LEARNING_RATE, file, seed, measure, REPORT_EVERY)
-
-
-def tokenized(texts: list[str], processor: BlipProcessor) -> Tensor:
-    """Texts as token ids `[N, L]`, padded, where training goes on."""
-    return processor.tokenizer(texts, padding=True, return_tensors="pt").input_ids.to(training_device())
-
-
-def recall_at_1(model, image_embeds: Tensor, texts: Tensor) -> dict[str, float]:
-    """How often, by contrast, picture i finds text i among all N, and text i picture i."""
-    contrast = Contrast(model.vision_proj, model.text_proj).to(image_embeds.device)
-    image_features, text_features = contrast.features(model.text_encoder, image_embeds, texts)
-    similarities = image_features.float() @ text_features.float().t()
-    targets = torch.arange(len(texts), device=texts.device)
-    ways = {"picture to text": similarities, "text to picture": similarities.t()}
-    return {name: (rows.argmax(1) == targets).float().mean().item() for name, rows in ways.items()}
-
-
-def matching_rates(model, image_embeds: Tensor, scenes: list[Scene], processor: BlipProcessor) -> dict[str, float]:
-    """How often a scene's caption is taken to fit and one with a wrong word not to, by kind of word."""
-    right_by: dict[str, list[tuple[bool, bool]]] = {}
-    for embeds, scene in zip(image_embeds, scenes, strict=True):
-        wrong = wrong_captions(scene, random.Random(scene.jitter))
-        texts = tokenized([caption(scene), *(text for _, text in wrong)], processor)
-        fits = matching_logits(model, embeds[None], texts[None])[0].argmax(1).tolist()
-        for (kind, _), wrong_fits in zip(wrong, fits[1:], strict=True):
-            right_by.setdefault(kind, []).append((fits[0] == 1, wrong_fits == 0))
-    return {
-        kind: sum(accepted + refused for accepted, refused in pairs) / (2 * len(pairs))
-        for kind, pairs in right_by.items()
-    }
-
-
-@torch.no_grad()
-def retrieval_rates(model, image_embeds: Tensor, scenes: list[Scene], processor: BlipProcessor) -> dict[str, float]:
-    """Recall@1 among scenes with different captions, and matching of pairs that differ in one word."""
-    by_caption = {caption(scene): row for row, scene in reversed(list(enumerate(scenes)))}
-    rows = torch.tensor(list(by_caption.values()))
-    image_embeds = image_embeds.to(training_device())
-    with fast_precision():
-        texts = tokenized(list(by_caption), processor)
-        recalls = recall_at_1(model, image_embeds[rows], texts)
-        return recalls | matching_rates(model, image_embeds, scenes, processor)
+    fit(module, losses_of, STEPS, PEAK_LEARNING_RATE, file, seed)

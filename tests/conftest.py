@@ -4,15 +4,15 @@ import io
 import os
 import random
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import openvino as ov
 import pytest
 import torch
+from easy_vqa_inputs import EasyVQA
+from easy_vqa_inputs import padded as padded  # for tests, which look for helpers here
 from filelock import FileLock
 from PIL import Image
 from playwright.sync_api import sync_playwright
@@ -27,11 +27,10 @@ from transformers import (
 
 from benchmarks.checkpoint import draw_vectors
 from blip_model import OVBlipModel
-from blip_openvino.data.easy_vqa import Question, load_captions, load_questions
-from blip_openvino.evaluate.accuracy import Score, exact_match
+from blip_openvino.data.easy_vqa import load_captions
 from blip_openvino.evaluate.check import CheckReport, CheckRow
 from blip_openvino.ir.calibration import calibration_dataset
-from blip_openvino.ir.checkpoint import generate_caption, load_checkpoint, write
+from blip_openvino.ir.checkpoint import generate_caption, load_checkpoint
 from blip_openvino.ir.convert import convert, convert_text_decoder, convert_text_encoder, convert_vision_model
 from blip_openvino.ir.files import Part
 from blip_openvino.ir.optimize import optimize
@@ -51,12 +50,11 @@ CHROMIUM_FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-network
 
 SLOW = (
     *("test_blip_model.py", "test_package.py", "test_benchmarks.py"),
-    *("test_convert.py", "test_optimize.py", "test_files.py", "test_check.py", "test_page_browser.py", "test_page.py"),
-    *("test_instruction_sets.py", "test_threads.py", "test_device.py", "test_accuracy.py", "test_load.py"),
-    *("test_pipeline.py", "test_resuming.py", "test_index.py", "test_cluster.py"),
+    *("test_convert.py", "test_family.py", "test_optimize.py", "test_files.py", "test_check.py"),
+    *("test_page_browser.py", "test_page.py", "test_instruction_sets.py", "test_threads.py", "test_device.py"),
+    *("test_load.py", "test_pipeline.py", "test_resuming.py", "test_index.py", "test_cluster.py"),
 )
 """Left out by `make check`, as are single tests that are marked so: what converts, quantizes or runs much."""
-
 
 LONGEST = ("test_notebooks.py", "test_scene_checkpoints.py", "test_cluster.py", "test_jupyterlab.py", "test_family.py")
 """Run first, so that no process is left alone with one of them at the end."""
@@ -112,11 +110,6 @@ def in_openvino(model: PreTrainedModel) -> OVBlipModel:
     return OVBlipModel(model.config, model.decoder_start_token_id, *compiled)
 
 
-def padded(rows: Iterable[Tensor | np.ndarray], width: int = 24) -> Tensor:
-    """Token ids of several generations as one tensor, [rows, width]."""
-    return torch.stack([torch.nn.functional.pad(torch.as_tensor(row), (0, width - len(row))) for row in rows])
-
-
 def encoded(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
     """The image as the content of a file."""
     buffer = io.BytesIO()
@@ -132,79 +125,6 @@ def differing(first: Tensor, second: Tensor) -> int:
 def check_report(passed: bool) -> CheckReport:
     """A check's report of one row, which passed or did not."""
     return CheckReport(Path("folder"), "CPU", "FP16", (CheckRow("vision model", "as ever", 1 - passed, 0.5),))
-
-
-class EasyVQA:
-    """The test split of easy-VQA as the embedded model's inputs."""
-
-    def __init__(self, processor: BlipProcessor):
-        self.processor = processor
-        self.questions: list[Question] = load_questions("test")
-        self.paths = sorted({question.image_path for question in self.questions})
-        images = [Image.open(path).convert("RGB") for path in self.paths]
-        self.pixel_values: Tensor = processor(images=images, return_tensors="pt")["pixel_values"]
-        row_of = {path: row for row, path in enumerate(self.paths)}
-        self.image_row = [row_of[question.image_path] for question in self.questions]
-        texts = processor(text=[question.question for question in self.questions])
-        self.input_ids = [torch.tensor(ids) for ids in texts["input_ids"]]
-        self.all = range(len(self.questions))
-        self.sample = self.all[::19][:500]
-
-    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Some questions as one batch, padded."""
-        ids = torch.nn.utils.rnn.pad_sequence([self.input_ids[index] for index in indices], batch_first=True)
-        return {"input_ids": ids, "attention_mask": (ids > 0).long()}
-
-    def images(self, indices: Sequence[int]) -> Tensor:
-        """The image of each of some questions, [B, 3, H, W]."""
-        return self.pixel_values[[self.image_row[index] for index in indices]]
-
-    @torch.inference_mode()
-    def torch_answers(self, model: PreTrainedModel, indices: Sequence[int], **generate_kwargs) -> Tensor:
-        """PyTorch's token ids for the chosen questions, step by step what `model.generate` does, each image once.
-
-        Only questions of one length share a batch, without padding.
-        """
-        rows, place_of = np.unique([self.image_row[index] for index in indices], return_inverse=True)
-        embeds = model.vision_model(self.pixel_values[rows]).last_hidden_state
-        place_of = dict(zip(indices, place_of, strict=True))
-        by_length = defaultdict(list)
-        for index in indices:
-            by_length[len(self.input_ids[index])].append(index)
-        answers = {}
-        for group in by_length.values():
-            for batch in (group[start : start + 128] for start in range(0, len(group), 128)):
-                seen = embeds[[place_of[index] for index in batch]]
-                ids = torch.stack([self.input_ids[index] for index in batch])
-                read = model.text_encoder(ids, encoder_hidden_states=seen).last_hidden_state
-                answers.update(zip(batch, write(model, read, **generate_kwargs), strict=True))
-        return padded([answers[index] for index in indices])
-
-    def openvino_answers(self, model: OVBlipModel, indices: Sequence[int], **generate_kwargs) -> Tensor:
-        """Ours for the same questions: image after image, with all questions about it at once, padded."""
-        by_image = defaultdict(list)
-        for index in indices:
-            by_image[self.image_row[index]].append(index)
-        # All images stay alive, so that none comes to lie where another was: a stale address would be read unseen.
-        images, answers = [], {}
-        for row, group in by_image.items():
-            images.append(model.encode_images(self.pixel_values[row : row + 1]))
-            ids = model.generate_answer(images[-1], **self.batch(group), **generate_kwargs)
-            answers.update(zip(group, torch.as_tensor(ids), strict=True))
-        return padded([answers[index] for index in indices])
-
-    def answer_score(self, ids: Tensor) -> Score:
-        """How many answers to all questions are right."""
-        return exact_match(self.texts(ids), [question.answer for question in self.questions])
-
-    def caption_score(self, ids: Tensor) -> Score:
-        """How many captions of all images are right, of those whose caption is known."""
-        expected = load_captions("test")
-        said = dict(zip(self.paths, self.texts(ids), strict=True))
-        return exact_match([said[path] for path in expected], list(expected.values()))
-
-    def texts(self, ids: Tensor) -> list[str]:
-        return self.processor.batch_decode(ids, skip_special_tokens=True)
 
 
 @pytest.fixture(scope="session")
@@ -224,6 +144,7 @@ def ours() -> OVBlipProcessor:
 
 @pytest.fixture(scope="session")
 def easy_vqa(processor) -> EasyVQA:
+    """Its test split as the embedded model's inputs."""
     return EasyVQA(processor)
 
 

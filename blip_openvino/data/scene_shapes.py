@@ -1,21 +1,21 @@
 """How the things, people and signs of a drawn scene look.
 
-A shape is a list of strokes, one a line, in a square of 100 x 100 with y downwards, drawn from first to last:
+A shape is drawn in a square of 100 x 100 with y downwards, from its first line to its last; a line holds strokes of one
+kind and colour, divided by commas:
 
-    disc FILL left top right bottom         an ellipse
-    dome FILL left top right bottom         the upper half of one
-    box FILL left top right bottom          a rectangle
-    area FILL x y x y x y ...               a polygon
-    line FILL width x y x y ...             a line with round ends and joints
+    disc FILL: left top right bottom        an ellipse
+    dome FILL: left top right bottom        the upper half of one
+    box FILL: left top right bottom         a rectangle
+    area FILL: x y x y x y ...              a polygon
+    line FILL WIDTH: x y x y ...            a line with round ends and joints
 
 FILL is "main", the colour of the thing, or one of `FIXED_COLOURS`.
 """
 
-from functools import lru_cache
+from functools import partial
 
 from PIL import ImageDraw, ImageFont
 
-COLOURS = ("red", "blue", "green", "yellow", "black", "white", "purple", "pink")
 RGB = {
     "red": (220, 30, 35),
     "blue": (35, 75, 220),
@@ -26,6 +26,7 @@ RGB = {
     "purple": (135, 45, 190),
     "pink": (255, 130, 190),
 }
+COLOURS = tuple(RGB)
 FIXED_COLOURS = {
     "dark": (35, 30, 35),
     "brown": (120, 75, 40),
@@ -42,244 +43,154 @@ OUTLINE, OUTLINE_OF_BLACK = (35, 30, 35), (165, 165, 170)
 
 SHAPES = {
     "dog": """
-        line main 8  14 52 3 26
-        box main 16 60 27 100
-        box main 32 64 42 100
-        box main 54 64 64 100
-        box main 66 60 77 100
-        disc main 10 42 82 74
-        disc main 58 18 92 56
-        disc main 74 34 100 54
-        disc dark 54 20 68 54
-        disc paper 76 26 84 34
-        disc dark 79 28 83 33
-        disc dark 94 38 100 45""",
+        line main 8: 14 52 3 26
+        box main: 16 60 27 100, 32 64 42 100, 54 64 64 100, 66 60 77 100
+        disc main: 10 42 82 74, 58 18 92 56, 74 34 100 54
+        disc dark: 54 20 68 54
+        disc paper: 76 26 84 34
+        disc dark: 79 28 83 33, 94 38 100 45""",
     "cat": """
-        line main 8  68 92 92 84 94 58
-        disc main 24 44 76 100
-        area main 24 34 24 0 46 14
-        area main 76 34 76 0 54 14
-        disc main 20 8 80 56
-        disc paper 30 24 45 38
-        disc paper 55 24 70 38
-        disc dark 36 25 42 37
-        disc dark 58 25 64 37
-        area skin 45 40 55 40 50 46
-        line dark 2  6 38 30 43
-        line dark 2  6 50 30 47
-        line dark 2  94 38 70 43
-        line dark 2  94 50 70 47""",
+        line main 8: 68 92 92 84 94 58
+        disc main: 24 44 76 100
+        area main: 24 34 24 0 46 14, 76 34 76 0 54 14
+        disc main: 20 8 80 56
+        disc paper: 30 24 45 38, 55 24 70 38
+        disc dark: 36 25 42 37, 58 25 64 37
+        area skin: 45 40 55 40 50 46
+        line dark 2: 6 38 30 43, 6 50 30 47, 94 38 70 43, 94 50 70 47""",
     "horse": """
-        line dark 7  14 46 3 60 6 78
-        box main 14 54 22 100
-        box main 27 58 34 100
-        box main 58 58 65 100
-        box main 68 54 76 100
-        disc main 10 36 78 68
-        area main 54 52 70 8 86 12 78 58
-        disc main 68 2 100 24
-        area main 70 8 74 0 79 6
-        area dark 50 50 64 6 73 6 60 54
-        disc dark 82 8 87 13""",
+        line dark 7: 14 46 3 60 6 78
+        box main: 14 54 22 100, 27 58 34 100, 58 58 65 100, 68 54 76 100
+        disc main: 10 36 78 68
+        area main: 54 52 70 8 86 12 78 58
+        disc main: 68 2 100 24
+        area main: 70 8 74 0 79 6
+        area dark: 50 50 64 6 73 6 60 54
+        disc dark: 82 8 87 13""",
     "rabbit": """
-        disc paper 78 72 98 92
-        disc main 26 50 90 100
-        disc main 14 0 28 46
-        disc main 32 0 46 46
-        disc main 8 32 54 74
-        disc main 14 88 44 100
-        disc skin 18 6 24 38
-        disc skin 36 6 42 38
-        disc dark 16 46 24 54
-        disc skin 6 56 14 62""",
+        disc paper: 78 72 98 92
+        disc main: 26 50 90 100, 14 0 28 46, 32 0 46 46, 8 32 54 74, 14 88 44 100
+        disc skin: 18 6 24 38, 36 6 42 38
+        disc dark: 16 46 24 54
+        disc skin: 6 56 14 62""",
     "bird": """
-        area main 26 52 0 38 0 66
-        area main 30 48 26 4 62 44
-        disc main 20 38 78 66
-        disc main 62 24 90 52
-        area orange 88 34 100 40 87 45
-        area main 32 54 34 94 60 60
-        disc paper 72 30 80 38
-        disc dark 75 32 79 37""",
+        area main: 26 52 0 38 0 66, 30 48 26 4 62 44
+        disc main: 20 38 78 66, 62 24 90 52
+        area orange: 88 34 100 40 87 45
+        area main: 32 54 34 94 60 60
+        disc paper: 72 30 80 38
+        disc dark: 75 32 79 37""",
     "butterfly": """
-        line dark 3  48 22 34 2
-        line dark 3  52 22 66 2
-        disc main 0 8 48 54
-        disc main 52 8 100 54
-        disc main 10 46 48 92
-        disc main 52 46 90 92
-        disc paper 14 20 34 40
-        disc paper 66 20 86 40
-        disc dark 44 16 56 88""",
+        line dark 3: 48 22 34 2, 52 22 66 2
+        disc main: 0 8 48 54, 52 8 100 54, 10 46 48 92, 52 46 90 92
+        disc paper: 14 20 34 40, 66 20 86 40
+        disc dark: 44 16 56 88""",
     "car": """
-        area main 16 58 32 34 70 34 84 58
-        box main 0 56 100 84
-        area glass 26 56 36 40 49 40 49 56
-        area glass 54 56 54 40 66 40 74 56
-        box orange 94 60 100 68
-        disc dark 12 70 38 98
-        disc dark 62 70 88 98
-        disc steel 20 78 30 90
-        disc steel 70 78 80 90""",
+        area main: 16 58 32 34 70 34 84 58
+        box main: 0 56 100 84
+        area glass: 26 56 36 40 49 40 49 56, 54 56 54 40 66 40 74 56
+        box orange: 94 60 100 68
+        disc dark: 12 70 38 98, 62 70 88 98
+        disc steel: 20 78 30 90, 70 78 80 90""",
     "bus": """
-        box main 0 14 100 86
-        box glass 6 24 26 48
-        box glass 31 24 51 48
-        box glass 56 24 76 48
-        box glass 81 24 97 74
-        box paper 0 56 78 62
-        disc dark 12 74 36 99
-        disc dark 60 74 84 99
-        disc steel 20 82 28 92
-        disc steel 68 82 76 92""",
+        box main: 0 14 100 86
+        box glass: 6 24 26 48, 31 24 51 48, 56 24 76 48, 81 24 97 74
+        box paper: 0 56 78 62
+        disc dark: 12 74 36 99, 60 74 84 99
+        disc steel: 20 82 28 92, 68 82 76 92""",
     "boat": """
-        line brown 5  46 2 46 70
-        area main 50 4 50 62 92 62
-        area main 42 14 42 62 12 62
-        area main 0 68 100 68 82 98 16 98
-        line paper 5  8 77 92 77""",
+        line brown 5: 46 2 46 70
+        area main: 50 4 50 62 92 62, 42 14 42 62 12 62, 0 68 100 68 82 98 16 98
+        line paper 5: 8 77 92 77""",
     "plane": """
-        area main 2 10 18 10 30 46 8 50
-        area main 44 46 30 8 44 8 66 46
-        disc main 2 38 100 66
-        area main 40 56 62 56 36 96 22 96
-        disc glass 82 42 94 52
-        disc glass 68 44 75 52
-        disc glass 57 44 64 52
-        disc glass 46 44 53 52""",
+        area main: 2 10 18 10 30 46 8 50, 44 46 30 8 44 8 66 46
+        disc main: 2 38 100 66
+        area main: 40 56 62 56 36 96 22 96
+        disc glass: 82 42 94 52, 68 44 75 52, 57 44 64 52, 46 44 53 52""",
     "house": """
-        box brown 68 8 80 36
-        box main 12 44 88 100
-        area brown 0 48 50 2 100 48
-        box dark 42 66 60 100
-        box glass 18 56 36 74
-        box glass 66 56 84 74""",
+        box brown: 68 8 80 36
+        box main: 12 44 88 100
+        area brown: 0 48 50 2 100 48
+        box dark: 42 66 60 100
+        box glass: 18 56 36 74, 66 56 84 74""",
     "tree": """
-        box brown 42 60 58 100
-        disc main 2 28 50 72
-        disc main 50 28 98 72
-        disc main 20 0 80 50
-        disc main 26 32 74 76""",
+        box brown: 42 60 58 100
+        disc main: 2 28 50 72, 50 28 98 72, 20 0 80 50, 26 32 74 76""",
     "flower": """
-        line leaf 6  50 50 50 100
-        disc leaf 20 74 48 88
-        disc leaf 52 66 80 80
-        disc main 34 0 66 28
-        disc main 10 8 42 38
-        disc main 58 8 90 38
-        disc main 16 30 48 62
-        disc main 52 30 84 62
-        disc brown 36 20 64 46""",
+        line leaf 6: 50 50 50 100
+        disc leaf: 20 74 48 88, 52 66 80 80
+        disc main: 34 0 66 28, 10 8 42 38, 58 8 90 38, 16 30 48 62, 52 30 84 62
+        disc brown: 36 20 64 46""",
     "ball": """
-        disc main 16 32 84 100
-        line silver 6  28 44 50 52 72 44
-        line silver 6  28 88 50 80 72 88
-        line silver 6  50 52 50 80""",
+        disc main: 16 32 84 100
+        line silver 6: 28 44 50 52 72 44, 28 88 50 80 72 88, 50 52 50 80""",
     "umbrella": """
-        line brown 6  50 40 50 92 60 97 68 90
-        dome main 0 4 100 112
-        dome dark 0 50 34 66
-        dome dark 34 50 66 66
-        dome dark 66 50 100 66
-        line main 4  50 0 50 6""",
+        line brown 6: 50 40 50 92 60 97 68 90
+        dome main: 0 4 100 112
+        dome dark: 0 50 34 66, 34 50 66 66, 66 50 100 66
+        line main 4: 50 0 50 6""",
     "kite": """
-        line dark 3  50 66 60 78 44 88 54 100
-        area main 50 0 88 32 50 72 12 32
-        line silver 5  50 6 50 64
-        line silver 5  20 32 80 32
-        disc main 54 74 66 84
-        disc main 38 84 50 94""",
+        line dark 3: 50 66 60 78 44 88 54 100
+        area main: 50 0 88 32 50 72 12 32
+        line silver 5: 50 6 50 64, 20 32 80 32
+        disc main: 54 74 66 84, 38 84 50 94""",
     "running": """
-        line denim 13  46 56 66 70 58 96
-        line denim 13  44 56 24 70 4 64
-        line skin 9  58 30 78 44 94 30
-        line skin 9  52 30 28 34 22 52
-        line main 22  58 32 46 54
-        disc skin 52 0 76 24
-        area dark 52 12 53 0 66 -2 76 6 64 8""",
+        line denim 13: 46 56 66 70 58 96, 44 56 24 70 4 64
+        line skin 9: 58 30 78 44 94 30, 52 30 28 34 22 52
+        line main 22: 58 32 46 54
+        disc skin: 52 0 76 24
+        area dark: 52 12 53 0 66 -2 76 6 64 8""",
     "jumping": """
-        disc steel 26 92 74 100
-        line skin 9  44 30 16 4
-        line skin 9  56 30 84 4
-        line denim 13  46 54 18 62 12 82
-        line denim 13  54 54 82 62 88 82
-        line main 24  50 32 50 52
-        disc skin 38 0 62 24
-        area dark 37 10 42 -1 58 -1 63 10 50 6""",
+        disc steel: 26 92 74 100
+        line skin 9: 44 30 16 4, 56 30 84 4
+        line denim 13: 46 54 18 62 12 82, 54 54 82 62 88 82
+        line main 24: 50 32 50 52
+        disc skin: 38 0 62 24
+        area dark: 37 10 42 -1 58 -1 63 10 50 6""",
     "sleeping": """
-        box brown 2 84 12 100
-        box brown 88 84 98 100
-        box brown 0 76 100 88
-        disc paper 0 54 34 78
-        disc main 28 48 100 84
-        box main 30 66 98 78
-        disc skin 8 44 32 70
-        area dark 8 58 6 48 20 42 18 52
-        line dark 4  50 26 62 26 50 40 62 40
-        line dark 4  72 4 88 4 72 20 88 20""",
+        box brown: 2 84 12 100, 88 84 98 100, 0 76 100 88
+        disc paper: 0 54 34 78
+        disc main: 28 48 100 84
+        box main: 30 66 98 78
+        disc skin: 8 44 32 70
+        area dark: 8 58 6 48 20 42 18 52
+        line dark 4: 50 26 62 26 50 40 62 40, 72 4 88 4 72 20 88 20""",
     "reading": """
-        line denim 14  43 62 40 98
-        line denim 14  57 62 60 98
-        line main 30  50 38 50 60
-        line main 10  36 36 22 54
-        line main 10  64 36 78 54
-        disc skin 37 0 63 27
-        area dark 36 12 40 -2 60 -2 64 12 50 8
-        area paper 12 38 49 46 49 72 12 64
-        area paper 88 38 51 46 51 72 88 64
-        line steel 2  20 48 42 53
-        line steel 2  20 56 42 61
-        line steel 2  80 48 58 53
-        line steel 2  80 56 58 61""",
+        line denim 14: 43 62 40 98, 57 62 60 98
+        line main 30: 50 38 50 60
+        line main 10: 36 36 22 54, 64 36 78 54
+        disc skin: 37 0 63 27
+        area dark: 36 12 40 -2 60 -2 64 12 50 8
+        area paper: 12 38 49 46 49 72 12 64, 88 38 51 46 51 72 88 64
+        line steel 2: 20 48 42 53, 20 56 42 61, 80 48 58 53, 80 56 58 61""",
     "fishing": """
-        line dark 4  40 48 94 2
-        line paper 2  94 2 92 72
-        disc steel 84 72 99 84
-        line denim 13  20 62 16 98
-        line denim 13  28 62 34 98
-        line main 24  24 38 24 58
-        line skin 9  28 40 46 46
-        disc skin 12 4 38 30
-        area orange 6 10 46 10 34 0 16 0""",
+        line dark 4: 40 48 94 2
+        line paper 2: 94 2 92 72
+        disc steel: 84 72 99 84
+        line denim 13: 20 62 16 98, 28 62 34 98
+        line main 24: 24 38 24 58
+        line skin 9: 28 40 46 46
+        disc skin: 12 4 38 30
+        area orange: 6 10 46 10 34 0 16 0""",
     "cycling": """
-        disc dark 0 60 40 100
-        disc paper 7 67 33 93
-        disc dark 60 60 100 100
-        disc paper 67 67 93 93
-        line steel 6  20 80 42 58 72 54 80 80
-        line steel 6  42 58 52 80 72 54
-        line skin 9  58 28 76 50
-        line denim 13  42 50 62 62 52 82
-        line main 22  56 28 44 46
-        disc skin 50 -2 74 22
-        area dark 48 8 52 -4 70 -4 76 6""",
+        disc dark: 0 60 40 100
+        disc paper: 7 67 33 93
+        disc dark: 60 60 100 100
+        disc paper: 67 67 93 93
+        line steel 6: 20 80 42 58 72 54 80 80, 42 58 52 80 72 54
+        line skin 9: 58 28 76 50
+        line denim 13: 42 50 62 62 52 82
+        line main 22: 56 28 44 46
+        disc skin: 50 -2 74 22
+        area dark: 48 8 52 -4 70 -4 76 6""",
 }
 
 
-@lru_cache
-def strokes(shape: str) -> tuple[tuple[str, str, tuple[float, ...]], ...]:
-    """Read a shape's strokes: (tool, fill, numbers) of each."""
-    lines = [line.split() for line in SHAPES[shape].strip().splitlines()]
-    return tuple((tool, fill, tuple(map(float, numbers))) for tool, fill, *numbers in lines)
-
-
-def draw_stroke(draw: ImageDraw.ImageDraw, tool: str, points: list[float], fill, outline, width: float) -> None:
-    """Draw one stroke, `points` in pixels; `width` is a line's, or that of the outline of anything else."""
-    if tool == "line":
-        draw.line(points, fill=fill, width=round(width), joint="curve")
-        for x, y in (points[:2], points[-2:]):
-            draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill=fill)
-    elif tool == "area":
-        draw.polygon(points, fill=fill, outline=outline, width=round(width))
-    else:
-        x, y = sorted(points[::2]), sorted(points[1::2])
-        box = (x[0], y[0], x[1], y[1])
-        if tool == "disc":
-            draw.ellipse(box, fill=fill, outline=outline, width=round(width))
-        elif tool == "dome":
-            draw.pieslice(box, 180, 360, fill=fill, outline=outline, width=round(width))
-        else:
-            draw.rectangle(box, fill=fill, outline=outline, width=round(width))
+def draw_line(draw: ImageDraw.ImageDraw, points: list[float], fill: tuple[int, int, int], width: float) -> None:
+    """Draw a line with round ends and joints; all in pixels."""
+    draw.line(points, fill, round(width), joint="curve")
+    for x, y in (points[:2], points[-2:]):
+        draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill)
 
 
 def draw_shape(
@@ -293,14 +204,30 @@ def draw_shape(
     left, top, right, bottom = box
     across, down = (right - left) / 100, (bottom - top) / 100
     start, step = (right, -across) if is_mirrored else (left, across)
-    outline = OUTLINE_OF_BLACK if colour == "black" else OUTLINE
-    for tool, fill, numbers in strokes(shape):
-        width, *numbers = numbers if tool == "line" else (3, *numbers)
-        points = [top + number * down if index % 2 else start + number * step for index, number in enumerate(numbers)]
-        rgb = RGB[colour] if fill == "main" else FIXED_COLOURS[fill]
-        if tool == "line" and fill == "main":  # a line has no outline of its own: a wider one below it is
-            draw_stroke(draw, tool, points, outline, None, (width + 5) * across)
-        draw_stroke(draw, tool, points, rgb, outline if fill == "main" else OUTLINE, width * across)
+    tools = {
+        "disc": draw.ellipse,
+        "dome": partial(draw.pieslice, start=180, end=360),
+        "box": draw.rectangle,
+        "area": draw.polygon,
+    }
+    for line in SHAPES[shape].strip().splitlines():
+        head, strokes = line.split(":")
+        tool, fill, *line_width = head.split()
+        rgb, outline = FIXED_COLOURS.get(fill, RGB[colour]), OUTLINE
+        if fill == "main" and colour == "black":
+            outline = OUTLINE_OF_BLACK
+        for stroke in strokes.split(","):
+            numbers = map(float, stroke.split())
+            points = [top + each * down if at % 2 else start + each * step for at, each in enumerate(numbers)]
+            if tool == "line":
+                width = float(*line_width)
+                if fill == "main":  # a line has no outline of its own: a wider one below it is
+                    draw_line(draw, points, outline, (width + 5) * across)
+                draw_line(draw, points, rgb, width * across)
+            else:
+                if tool != "area":  # mirrored, right comes first
+                    points[0], points[2] = sorted((points[0], points[2]))
+                tools[tool](points, fill=rgb, outline=outline, width=round(3 * across))
 
 
 def draw_sign(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float], word: str) -> None:

@@ -50,6 +50,13 @@ GROUND_COLOURS = {
     "snow": (242, 246, 252),
     "desert": (225, 165, 95),
 }
+HILLS = {
+    "field": (7, 50, (95, 165, 75)),
+    "snow": (14, 40, (215, 226, 242)),
+    "desert": (11, 30, (200, 140, 75)),
+}
+"""Height, width and colour of what stands at the horizon: hills in a field, pointed elsewhere."""
+TUFT_COLOURS = {"field": (85, 155, 60), "snow": (205, 220, 240), "desert": (200, 140, 75)}
 GROUND_LIGHT = {
     "sunny": (1.0, 1.0, 1.0),
     "cloudy": (0.92, 0.92, 0.92),
@@ -201,24 +208,17 @@ def draw_ground(draw: ImageDraw.ImageDraw, scene: Scene, rng: random.Random, sca
     def rectangle(top: float, bottom: float, colour: tuple[int, int, int], left: float = 0, right: float = 97) -> None:
         draw.rectangle([edge * scale for edge in (left, top, right, bottom)], fill=shade(colour, light))
 
-    def hills(height: float, width: float, colour: tuple[int, int, int], is_pointed: bool) -> None:
+    if scene.place in HILLS:
+        height, width, colour = HILLS[scene.place]
         offset = rng.uniform(-width / 2, 0)
         for index in range(8):
             left = offset + index * width * 0.7
-            if is_pointed:
-                points = (left, HORIZON, left + width / 2, HORIZON - height, left + width, HORIZON)
-                draw.polygon([point * scale for point in points], fill=shade(colour, light))
+            if scene.place == "field":
+                tool, points = draw.ellipse, (left, HORIZON - height, left + width, HORIZON + height)
             else:
-                box = (left, HORIZON - height, left + width, HORIZON + height)
-                draw.ellipse([edge * scale for edge in box], fill=shade(colour, light))
-
-    if scene.place == "field":
-        hills(7, 50, (95, 165, 75), is_pointed=False)
-    elif scene.place == "snow":
-        hills(14, 40, (215, 226, 242), is_pointed=True)
-    elif scene.place == "desert":
-        hills(11, 30, (200, 140, 75), is_pointed=True)
-    elif scene.place == "street":
+                tool, points = draw.polygon, (left, HORIZON, left + width / 2, HORIZON - height, left + width, HORIZON)
+            tool([point * scale for point in points], fill=shade(colour, light))
+    if scene.place == "street":
         for left in range(0, 96, 12):
             rectangle(HORIZON - rng.uniform(5, 15), HORIZON, (115, 105, 115), left, left + 10)
     rectangle(HORIZON, 97, GROUND_COLOURS[scene.place])
@@ -228,11 +228,10 @@ def draw_ground(draw: ImageDraw.ImageDraw, scene: Scene, rng: random.Random, sca
     elif scene.place == "street":
         for left in range(-4, 96, 20):
             rectangle(57, 59, (245, 240, 220), left + rng.uniform(0, 3), left + 12)
-    elif scene.place in ("field", "snow", "desert"):
-        tuft = {"field": (85, 155, 60), "snow": (205, 220, 240), "desert": (200, 140, 75)}[scene.place]
+    else:
         for _ in range(14):
             left, top = rng.uniform(0, 94), rng.uniform(HORIZON + 4, 94)
-            rectangle(top, top + 1, tuft, left, left + 3)
+            rectangle(top, top + 1, TUFT_COLOURS[scene.place], left, left + 3)
 
 
 def draw_scene(scene: Scene, size: int = IMAGE_SIZE) -> Image.Image:

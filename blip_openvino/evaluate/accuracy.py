@@ -4,20 +4,20 @@ for measure, scores in measure_accuracy({"INT8": model}, processor, model.config
     print(measure, scores["INT8"])
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from types import SimpleNamespace
-from typing import Protocol
 
 from tqdm.auto import tqdm
 
-from blip_openvino.data.easy_vqa import Question, load_captions, load_questions, question_type
+from blip_openvino.data.easy_vqa import load_captions, load_questions, question_type
 from blip_openvino.data.scene_captions import caption
 from blip_openvino.data.scene_questions import scene_questions
 from blip_openvino.data.scenes import TEST_SEED, draw_scene, make_scenes
 from blip_openvino.data.vqa_v2 import SCORING, SCORING_SEED, vqa_v2_samples
 from blip_openvino.evaluate.check import LOST
-from blip_openvino.evaluate.retrieval import retrieval_accuracy
+from blip_openvino.evaluate.retrieval import Measured, retrieval_accuracy
 from blip_openvino.evaluate.scores import Measures, Score, by_measure, exact_match, scores_by_kind
 from blip_openvino.evaluate.vqa_v2 import MAX_NEW_TOKENS, vqa_v2_accuracy
 from blip_openvino.ir.files import architecture
@@ -31,16 +31,8 @@ BY_CHANCE = 2
 """How many texts a precision may lose beside its share: where two are nearly as likely, rounding decides."""
 
 
-class Writer(Protocol):
-    """What is measured: an `OVBlipModel`, or `ir.checkpoint.TorchBlip` to compare with."""
-
-    def generate_answer(self, pixel_values, input_ids, attention_mask, **generate_kwargs): ...
-
-    def generate_caption(self, pixel_values, **generate_kwargs): ...
-
-
 def answer_each(
-    model: Writer, processor: OVBlipProcessor, asked: Iterable[tuple[ImageSource, Sequence[str]]]
+    model: Measured, processor: OVBlipProcessor, asked: Iterable[tuple[ImageSource, Sequence[str]]]
 ) -> list[str]:
     """Answer the questions about each image, greedily, encoding it once: all answers in turn, 20 tokens at most."""
     answers = []
@@ -50,18 +42,7 @@ def answer_each(
     return answers
 
 
-def answer_questions(model: Writer, processor: OVBlipProcessor, questions: Sequence[Question]) -> list[str]:
-    """Answer `questions` as `answer_each` does; the answers are in their order."""
-    indices_of = defaultdict(list)
-    for index, question in enumerate(questions):
-        indices_of[question.image_path].append(index)
-    asked = {path: [questions[index].question for index in indices] for path, indices in indices_of.items()}
-    found = answer_each(model, processor, asked.items())
-    answer_of = dict(zip([index for indices in indices_of.values() for index in indices], found, strict=True))
-    return [answer_of[index] for index in range(len(questions))]
-
-
-def caption_images(model: Writer, processor: OVBlipProcessor, images: Sequence[ImageSource]) -> list[str]:
+def caption_images(model: Measured, processor: OVBlipProcessor, images: Sequence[ImageSource]) -> list[str]:
     """Caption images, greedily, 32 in a call: the captions in their order, 20 tokens long at most."""
     captions = []
     for start in tqdm(range(0, len(images), IMAGES_PER_CALL), desc="captioning", unit="batch"):
@@ -71,15 +52,26 @@ def caption_images(model: Writer, processor: OVBlipProcessor, images: Sequence[I
 
 
 def compare_texts(
-    answers: Mapping[str, Sequence[str]],
-    captions: Mapping[str, Sequence[str]],
+    models: Mapping[str, Measured],
+    processor: OVBlipProcessor,
+    asked: Sequence[tuple[ImageSource, Sequence[str]]],
     right_answers: Sequence[str],
     kinds: Sequence[str],
+    pictures: Sequence[ImageSource],
     right_captions: Sequence[str],
 ) -> Measures:
-    """Score answers and captions of every model by kind of question, and how often they are the first model's."""
-    first, scores = next(iter(answers)), {}
-    for name in answers:
+    """Score answers and captions of every model by kind of question, and how often they are the first model's.
+
+    Args:
+        models: by name, such as {"PyTorch": ..., "INT8": ...}.
+        asked: images, each with the questions about it.
+        right_answers, kinds: of all questions in turn.
+        pictures, right_captions: those to caption.
+    """
+    answers = {name: answer_each(model, processor, asked) for name, model in models.items()}
+    captions = {name: caption_images(model, processor, pictures) for name, model in models.items()}
+    first, scores = next(iter(models)), {}
+    for name in models:
         by_kind = scores_by_kind(answers[name], right_answers, kinds)
         scores[name] = {f"answers, {kind}": score for kind, score in by_kind.items()} | {
             "captions, all": exact_match(captions[name], right_captions),
@@ -89,42 +81,41 @@ def compare_texts(
     return by_measure(scores)
 
 
-def easy_vqa_accuracy(models: Mapping[str, Writer], processor: OVBlipProcessor) -> Measures:
+def easy_vqa_accuracy(models: Mapping[str, Measured], processor: OVBlipProcessor) -> Measures:
     """Every model on easy-VQA's whole test split: all answers, each question type, captions, agreement with the first.
 
     `models` is by name, such as {"PyTorch": ..., "INT8": ...}.
     """
-    questions, captions = load_questions("test"), load_captions("test")
+    of_image = attrgetter("image_path")
+    questions = load_questions("test")  # those about one image follow one another
+    asked = [(path, [each.question for each in some]) for path, some in groupby(questions, of_image)]
     right = [question.answer for question in questions]
-    return compare_texts(
-        {name: answer_questions(model, processor, questions) for name, model in models.items()},
-        {name: caption_images(model, processor, list(captions)) for name, model in models.items()},
-        right,
-        [question_type(answer) for answer in right],
-        list(captions.values()),
-    )
+    kinds = [question_type(answer) for answer in right]
+    captions = load_captions("test")
+    return compare_texts(models, processor, asked, right, kinds, list(captions), list(captions.values()))
 
 
 def scene_accuracy(
-    models: Mapping[str, Writer], processor: OVBlipProcessor, count: int = SCENES, first_seed: int = TEST_SEED
+    models: Mapping[str, Measured], processor: OVBlipProcessor, count: int = SCENES, first_seed: int = TEST_SEED
 ) -> Measures:
     """Every model on drawn scenes: answers of each of the ten kinds, captions, agreement with the first."""
     scenes = make_scenes(count, first_seed)
     pictures = [draw_scene(scene) for scene in scenes]
     questions = [scene_questions(scene) for scene in scenes]
-    asked = [(picture, [each.question for each in some]) for picture, some in zip(pictures, questions, strict=True)]
     flat = [each for some in questions for each in some]
     return compare_texts(
-        {name: answer_each(model, processor, asked) for name, model in models.items()},
-        {name: caption_images(model, processor, pictures) for name, model in models.items()},
+        models,
+        processor,
+        [(picture, [each.question for each in some]) for picture, some in zip(pictures, questions, strict=True)],
         [each.answer for each in flat],
         [each.kind for each in flat],
+        pictures,
         [caption(scene) for scene in scenes],
     )
 
 
 def measure_accuracy(
-    models: Mapping[str, Writer],
+    models: Mapping[str, Measured],
     processor: OVBlipProcessor,
     config: SimpleNamespace,
     samples: int | None = None,

@@ -132,8 +132,8 @@ def run_all(model: OVBlipModel, reference: Reference, pixel_values: np.ndarray) 
         found = np.concatenate([each.image_embeds for each in encoded])
         yield row("vision model", way, "vision", found[:, kept])
         if "matches" in reference:
-            found = np.concatenate([read_texts(model, reference, each)["itm_logits"] for each in encoded])
-            yield row("matches", way, "matches", found)
+            read = [model.read_texts(each, *all_texts(reference, len(each))) for each in encoded]
+            yield row("matches", way, "matches", np.concatenate([outputs["itm_logits"] for outputs in read]))
             texts = model.text_features(*all_texts(reference, 1))
             found = np.concatenate([each.features for each in encoded]) @ texts.T
             yield row("similarities", way, "similarities", found)
@@ -152,11 +152,6 @@ def run_all(model: OVBlipModel, reference: Reference, pixel_values: np.ndarray) 
             yield CheckRow(name, "tokens that differ", differing(model, reference, name, images), 0, " tokens")
 
 
-def read_texts(model: OVBlipModel, reference: Reference, images: EncodedImages) -> Mapping[str, np.ndarray]:
-    """The text encoder's outputs for all texts about each of `images`, texts of different lengths together."""
-    return model.read_texts(images, *all_texts(reference, len(images)))
-
-
 def all_texts(reference: Reference, images: int) -> tuple[np.ndarray, np.ndarray]:
     """Ids and mask of all texts for every image, [images · texts, T] int64."""
     return tuple(np.tile(reference[name], (images, 1)) for name in ("input_ids", "attention_mask"))
@@ -170,8 +165,8 @@ def looked_at(
     for image in images:
         tokens = image
         if name == "answers":
-            mask = all_texts(reference, len(image))[1]
-            tokens = EncoderTokens(read_texts(model, reference, image)["last_hidden_state"], mask)
+            ids, mask = all_texts(reference, len(image))
+            tokens = EncoderTokens(model.read_texts(image, ids, mask)["last_hidden_state"], mask)
         yield tokens, np.arange(start, start + len(tokens))
         start += len(tokens)
 

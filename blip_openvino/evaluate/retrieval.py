@@ -3,15 +3,16 @@
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from blip_model import OVBlipModel
 from blip_openvino.data.scene_captions import caption, wrong_captions
 from blip_openvino.data.scenes import TEST_SEED, Scene, draw_scene, make_scenes
 from blip_openvino.evaluate.scores import Measures, Score, by_measure
+from blip_openvino.ir.checkpoint import TorchBlip
 from blip_openvino.runtime.processor import OVBlipProcessor
 
 SEARCHED = 1000
@@ -19,19 +20,12 @@ SEARCHED = 1000
 RERANKED = 32
 """How many of the first by contrast are ranked anew by matching, as in `Blip.find_images`."""
 
-
-class Matcher(Protocol):
-    """What is measured: an `OVBlipModel`, or `ir.checkpoint.TorchBlip` to compare with."""
-
-    def encode_images(self, pixel_values): ...
-
-    def text_features(self, input_ids, attention_mask): ...
-
-    def match(self, pixel_values, input_ids, attention_mask): ...
+Measured = OVBlipModel | TorchBlip
+"""What is measured: ours, and PyTorch to compare with."""
 
 
 def retrieval_accuracy(
-    models: Mapping[str, Matcher], processor: OVBlipProcessor, count: int, first_seed: int = TEST_SEED
+    models: Mapping[str, Measured], processor: OVBlipProcessor, count: int, first_seed: int = TEST_SEED
 ) -> Measures:
     """Every model on `count` drawn scenes: matching by the kind of word that is wrong, and recall@1 both ways."""
     scenes = make_scenes(count, first_seed)
@@ -48,7 +42,7 @@ def retrieval_accuracy(
 
 
 def matching_scores(
-    model: Matcher, processor: OVBlipProcessor, pictures: Sequence[Image.Image], scenes: Sequence[Scene]
+    model: Measured, processor: OVBlipProcessor, pictures: Sequence[Image.Image], scenes: Sequence[Scene]
 ) -> dict[str, Score]:
     """How often a scene's caption is taken to fit, and one with one word exchanged not to: each counts a half.
 
@@ -58,7 +52,7 @@ def matching_scores(
     for picture, scene in zip(tqdm(pictures, desc="matching", unit="image"), scenes, strict=True):
         wrong = wrong_captions(scene, random.Random(scene.jitter))
         inputs = processor(picture, [caption(scene), *(text for _, text in wrong)])
-        fits = np.asarray(model.match(**inputs)) > 0.5
+        fits = np.asarray(model.match(model.encode_images(inputs.pop("pixel_values")), **inputs)) > 0.5
         for (kind, _), wrong_fits in zip(wrong, fits[1:], strict=True):
             right_by[kind] += [bool(fits[0]), not wrong_fits]
     right_by = {"all": [right for each in right_by.values() for right in each]} | dict(sorted(right_by.items()))
@@ -66,7 +60,7 @@ def matching_scores(
 
 
 def recalls(
-    model: Matcher, processor: OVBlipProcessor, pictures: list[Image.Image], captions: Sequence[str]
+    model: Measured, processor: OVBlipProcessor, pictures: list[Image.Image], captions: Sequence[str]
 ) -> dict[str, Score]:
     """How often picture i finds caption i first among all, and caption i picture i: by contrast alone, and re-ranked.
 

@@ -38,14 +38,8 @@ class Score:
 
 
 def exact_match(found: Sequence[str], expected: Sequence[str]) -> Score:
-    """How many texts are equal to the ones expected, or to those of another model.
-
-    Raises:
-        ValueError: there is not one text for every one expected, or there is none.
-    """
-    if len(found) != len(expected) or not expected:
-        raise ValueError(f"{len(found)} texts do not go with {len(expected)} expected: give one for each, at least one")
-    return Score(sum(map(str.__eq__, found, expected)), len(expected))
+    """How many texts are equal to the ones expected, or to those of another model; one for each, at least one."""
+    return Score(sum(text == right for text, right in zip(found, expected, strict=True)), len(expected))
 
 
 def scores_by_kind(found: Sequence[str], expected: Sequence[str], kinds: Iterable[str]) -> dict[str, Score]:

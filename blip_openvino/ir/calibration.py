@@ -37,10 +37,10 @@ def calibration_dataset(folder: str | Path, samples: int = CALIBRATION_SAMPLES) 
     return coco_captions(samples)
 
 
-def scene_texts(asks: bool, samples: int = CALIBRATION_SAMPLES, first_seed: int = SEED) -> datasets.Dataset:
+def scene_texts(asks: bool, samples: int = CALIBRATION_SAMPLES) -> datasets.Dataset:
     """Drawn scenes, each with a question about it or with its caption."""
-    scenes = make_scenes(samples, first_seed)
-    choose = random.Random(first_seed).choice
+    scenes = make_scenes(samples, SEED)
+    choose = random.Random(SEED).choice
     texts = [choose(scene_questions(scene)).question if asks else caption(scene) for scene in scenes]
     rows = [
         {"image": draw_scene(scene), "image_id": index, "text": text}
@@ -49,20 +49,20 @@ def scene_texts(asks: bool, samples: int = CALIBRATION_SAMPLES, first_seed: int 
     return datasets.Dataset.from_list(rows)
 
 
-def coco_captions(samples: int = CALIBRATION_SAMPLES, seed: int = SEED) -> datasets.Dataset:
+def coco_captions(samples: int) -> datasets.Dataset:
     """Photographs of COCO's validation split, each with its first caption, streamed from the Hub.
 
     `lmms-lab/COCO-Caption2017` holds it as Parquet (CC BY 4.0, cocodataset.org); only what is read is downloaded.
     """
     stream = datasets.load_dataset("lmms-lab/COCO-Caption2017", split="val", streaming=True)
-    stream = stream.shuffle(seed=seed, buffer_size=1000)
+    stream = stream.shuffle(seed=SEED, buffer_size=1000)
     records = tqdm(islice(stream, samples), total=samples, desc="downloading samples", unit="sample")
     rows = [{"image": row["image"], "image_id": index, "text": row["answer"][0]} for index, row in enumerate(records)]
     return datasets.Dataset.from_list(rows)
 
 
-def own_data(source: str | Path, samples: int = CALIBRATION_SAMPLES, seed: int = SEED) -> datasets.Dataset:
-    """A user's own images and texts, drawn with `seed`.
+def own_data(source: str | Path, samples: int = CALIBRATION_SAMPLES) -> datasets.Dataset:
+    """A user's own images and texts, drawn at random, the same each time.
 
     Args:
         source: a folder of images as `datasets` reads it, with texts in its `metadata.jsonl` (`file_name`, and `text`,
@@ -82,7 +82,7 @@ def own_data(source: str | Path, samples: int = CALIBRATION_SAMPLES, seed: int =
     if not images:
         raise ValueError(f"{source} has no column of images to calibrate on, only {', '.join(columns)}")
     texts = next((name for name in ("text", "question", "caption") if name in columns), None)
-    chosen = islice(stream.shuffle(seed=seed, buffer_size=1000), samples)
+    chosen = islice(stream.shuffle(seed=SEED, buffer_size=1000), samples)
     pairs = ((row[images[0]], str(row[texts] or "") if texts else "") for row in chosen)
     rows = [{"image": image, "image_id": picture_id(image), "text": text} for image, text in pairs]
     return datasets.Dataset.from_list(rows)

@@ -156,14 +156,9 @@ class TorchBlip:
         return normalize(self.model.text_proj(hidden.last_hidden_state[:, 0]), dim=-1).numpy()
 
     @torch.inference_mode()
-    def match(
-        self, pixel_values: np.ndarray | TorchImages, input_ids: np.ndarray, attention_mask: np.ndarray
-    ) -> np.ndarray:
-        """How likely texts [B, T] describe images [1 or B, 3, H, W], or what `encode_images` made of them: [B]."""
-        if isinstance(pixel_values, TorchImages):
-            tokens = torch.from_numpy(pixel_values.hidden_states)
-        else:
-            tokens = self.model.vision_model(torch.from_numpy(pixel_values)).last_hidden_state
+    def match(self, images: TorchImages, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        """How likely texts [B, T] describe 1 or B images: [B]."""
+        tokens = torch.from_numpy(images.hidden_states)
         hidden = self.model.text_encoder(
             torch.from_numpy(input_ids),
             torch.from_numpy(attention_mask),

@@ -9,6 +9,7 @@ else against `checksums.sha256`.
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 import zlib
@@ -204,12 +205,7 @@ def read_ir(core: ov.Core, path: Path) -> ov.Model:
         OSError: a file is missing or may not be read.
         ValueError: a file is damaged, renamed or of another IR, or was replaced meanwhile.
     """
-
-    def identities() -> list[tuple[int, int]]:
-        stats = (path.stat(), path.with_suffix(".bin").stat())
-        return [(stat.st_ino, stat.st_mtime_ns) for stat in stats]
-
-    before, content = identities(), path.read_bytes()
+    before, content = path.stat(), path.read_bytes()
     end = content.rfind(b"\n", 0, -1) + 1
     if content[end:] != seal(path, content[:end]):
         raise ValueError(f"{path} or its .bin is damaged, renamed or of another IR")
@@ -217,7 +213,7 @@ def read_ir(core: ov.Core, path: Path) -> ov.Model:
         model = core.read_model(path)
     except RuntimeError as error:
         raise ValueError(f"{path} cannot be read by OpenVINO {ov.__version__}") from error
-    if identities() != before:
+    if not os.path.samestat(before, path.stat()):  # `save_ir` replaces the .xml whenever it replaces the .bin
         raise ValueError(f"{path} was replaced while it was read")
     return model
 
@@ -278,16 +274,12 @@ def load_config(folder: Path) -> SimpleNamespace:
             f"run blip-ov convert {folder} and load what that makes"
         )
     again = f"run blip-ov convert CHECKPOINT --output {folder}"
-    lines = (folder / CHECKSUMS).read_text(errors="replace").removesuffix("\n").split("\n")
-    names = [line[66:] for line in lines]  # after 64 digits and two spaces
-    for line, name in zip(lines, names, strict=True):
+    for line in (folder / CHECKSUMS).read_text(errors="replace").removesuffix("\n").split("\n"):
+        name = line[66:]  # after 64 digits and two spaces
         if not (folder / name).is_file() or checksum_line(folder / name) != line:
             raise ValueError(f"{folder / name} is missing or not as it was saved, going by {CHECKSUMS}: {again}")
-    if "config.json" not in names:
-        raise ValueError(f"{folder / CHECKSUMS} is damaged, it lacks config.json: {again}")
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    parts = {part: SimpleNamespace(**settings[part]) for part in ("text_config", "vision_config")}
-    config = SimpleNamespace(**settings | parts)
+    settings = (folder / "config.json").read_text(encoding="utf-8")
+    config = json.loads(settings, object_hook=lambda values: SimpleNamespace(**values))
     if config.openvino_converter != CONVERTER_VERSION:
         raise ValueError(
             f"{folder} was made by converter version {config.openvino_converter}, this is {CONVERTER_VERSION}: {again}"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 from transformers import BlipProcessor, PreTrainedModel
 
@@ -18,41 +17,14 @@ from blip_openvino.ir.files import REFERENCE, staging
 
 logger = logging.getLogger(__name__)
 
-QUESTIONS = ("what color is the shape?", "what shape is in the image?", "is there a red circle in the image?")
-STATEMENTS = ("a red circle", "a blue rectangle in the snow", "a photo of two dogs")
 SCENES = (0, 1, 2, 4, 5, 8)
-"""Probes of models that know drawn scenes alone, counted from those that a recipe is chosen by."""
-SCENE_QUESTIONS = ("where was this picture taken?", "what does the sign say?", "what is at the bottom right?")
+"""Scenes that any BLIP can tell apart, counted from those that a recipe is chosen by."""
+QUESTIONS = ("where was this picture taken?", "what does the sign say?", "what is at the bottom right?")
 NEW_TOKENS, LOGIT_STEPS, LOGITS, IMAGE_TOKENS = 12, 4, 512, 8
 """How much of what the model gives is kept: tokens of a text, steps and words whose logits, tokens of an image."""
 APART = 0.04
 """How far apart the results for any two images have to be, of their range: ten times FP16's tolerance in the check."""
 LEAST_TOKENS = 20
-
-
-def draw_probes(size: int) -> np.ndarray:
-    """Six pictures that any BLIP can tell apart: one shape each, on plain ground. [6, size, size, 3] uint8."""
-    scenes = (
-        ("red", "circle", "white"),
-        ("blue", "rectangle", "white"),
-        ("green", "triangle", "white"),
-        ("yellow", "rectangle", "#dddddd"),
-        ("black", "circle", "white"),
-        ("teal", "triangle", "#ffeeee"),
-    )
-    pictures = []
-    for place, (colour, shape, ground) in enumerate(scenes):
-        picture = Image.new("RGB", (size, size), ground)
-        left, top, side = size * (place + 1) // 12, size * (6 - place) // 12, size // 3 + size * place // 30
-        box = (left, top, left + side, top + side * 3 // 4)
-        corners = [(left, top + side), (left + side, top + side), (left + side // 2, top)]
-        pen = ImageDraw.Draw(picture)
-        if shape == "circle":
-            pen.ellipse((left, top, left + side, top + side), fill=colour)
-        else:
-            pen.polygon(corners, fill=colour) if shape == "triangle" else pen.rectangle(box, fill=colour)
-        pictures.append(np.asarray(picture))
-    return np.stack(pictures)
 
 
 def pad_with_words(texts: list[Tensor]) -> dict[str, np.ndarray]:
@@ -67,7 +39,7 @@ def pad_with_words(texts: list[Tensor]) -> dict[str, np.ndarray]:
 
 @torch.inference_mode()
 def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str, np.ndarray]:
-    """Run `model` over the probes: P images, each with every one of Q texts.
+    """Run `model` over the probes: P drawn scenes, each with every one of Q questions, or of the scenes' captions.
 
     Returns:
         `images` [P, size, size, 3] uint8, the texts' padded `input_ids` and `attention_mask` [Q, T] int64, `vision`
@@ -79,12 +51,9 @@ def make_reference(model: PreTrainedModel, processor: BlipProcessor) -> dict[str
         cosines of image-text contrast. And `silent`, see `why_silent`.
     """
     size, is_matcher = model.config.vision_config.image_size, hasattr(model, "itm_head")
-    if getattr(model.config, "trained_on", None) == "scenes":
-        scenes = [make_scene(VALIDATION_SEED + index) for index in SCENES]
-        images = np.stack([np.asarray(draw_scene(scene, size)) for scene in scenes])
-        texts = [caption(scene) for scene in scenes] if is_matcher else SCENE_QUESTIONS
-    else:
-        images, texts = draw_probes(size), STATEMENTS if is_matcher else QUESTIONS
+    scenes = [make_scene(VALIDATION_SEED + index) for index in SCENES]
+    images = np.stack([np.asarray(draw_scene(scene, size)) for scene in scenes])
+    texts = [caption(scene) for scene in scenes] if is_matcher else QUESTIONS
     pixel_values = processor(images=list(images), return_tensors="pt")["pixel_values"]
     rows = [processor(text=text, return_tensors="pt")["input_ids"] for text in texts]
     found = {"images": images} | pad_with_words(rows)

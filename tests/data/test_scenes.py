@@ -1,23 +1,21 @@
 """Drawn scenes: pictures show what scenes say, texts agree with them, and questions alone give nothing away."""
 
+import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from blip_openvino.data.scene_captions import caption, inventory, position, wrong_captions
-from blip_openvino.data.scene_questions import KINDS, lone_items, scene_questions
+from blip_openvino.data.scene_questions import lone_items, scene_questions
 from blip_openvino.data.scene_shapes import COLOURS, RGB, SHAPES
 from blip_openvino.data.scenes import (
     ACTIVITIES,
     CELLS,
     PLACES,
-    SKIES,
-    TEST_SEED,
     THINGS,
-    VALIDATION_SEED,
     WORDS,
     Item,
     Scene,
@@ -50,55 +48,37 @@ def is_near(pixels: np.ndarray, colour: str) -> np.ndarray:
     return (abs(pixels - RGB[colour]) < 12).all(-1)
 
 
-def test_same_seed_gives_the_same_pixels_texts_and_questions():
-    first, second = make_scene(7), make_scene(7)
-    assert first == second
-    assert draw_scene(first).tobytes() == draw_scene(second).tobytes()
-    assert (caption(first), inventory(first)) == (caption(second), inventory(second))
-    assert scene_questions(first) == scene_questions(second)
-    assert make_scene(8) != first
+def test_texts_are_those_that_the_committed_models_were_trained_and_measured_on():
+    """And so are the scenes: who changes what is drawn or asked trains anew."""
+    texts = []
+    for scene in map(make_scene, range(300)):
+        wrong = wrong_captions(scene, random.Random(scene.jitter))
+        texts.append(repr((scene, caption(scene), inventory(scene), wrong, scene_questions(scene, 9))))
+    assert hashlib.blake2b("".join(texts).encode(), digest_size=8).hexdigest() == "cb85584872152f34"
 
 
 def test_jitter_moves_what_is_drawn_and_changes_no_word():
     scene = make_scene(7)
-    moved = Scene(scene.place, scene.sky, scene.items, scene.jitter + 1)
-    assert moved.key == scene.key
-    assert moved != scene
-    assert draw_scene(moved).tobytes() != draw_scene(scene).tobytes()
-    assert scene_questions(moved) == scene_questions(scene)
+    moved = replace(scene, jitter=scene.jitter + 1)
+    assert draw_scene(scene).tobytes() == draw_scene(make_scene(7)).tobytes() != draw_scene(moved).tobytes()
+    assert (moved.key, caption(moved), scene_questions(moved)) == (scene.key, caption(scene), scene_questions(scene))
 
 
 def test_scenes_kept_for_measuring_differ_in_more_than_jitter():
-    kept = [{scene.key for scene in make_scenes(200, seed)} for seed in (VALIDATION_SEED, TEST_SEED)]
-    assert [len(keys) for keys in kept] == [200, 200]
+    assert len({scene.key for scene in make_scenes(200)}) == 200
     assert make_scenes(3) == make_scenes(200)[:3]
-    assert kept[0] != kept[1]
-
-
-def test_pictures_have_the_size_asked_for():
-    assert draw_scene(make_scene(0)).size == (96, 96)
-    assert draw_scene(make_scene(0), 192).size == (192, 192)
 
 
 def test_every_place_sky_thing_colour_activity_word_cell_and_count_occurs(scenes):
     items = [item for scene in scenes for item in scene.items]
-    assert {scene.place for scene in scenes} == set(PLACES)
-    assert {scene.sky for scene in scenes} == set(SKIES)
+    places_and_skies = {(place, sky) for place in PLACES for sky in skies_of(place)}
+    assert {(scene.place, scene.sky) for scene in scenes} == places_and_skies
     assert {item.kind for item in items} == {*THINGS, "person", "sign"}
     assert {item.colour for item in items} == set(COLOURS)
     assert {item.detail for item in items} == {"", *ACTIVITIES, *WORDS}
     assert {item.cell for item in items} == set(range(len(CELLS)))
-    assert {len(scene.items) for scene in scenes} == {1, 2, 3, 4, 5, 6}
-    counts = Counter(count for scene in scenes for count in Counter(item.kind for item in scene.items).values())
-    assert set(counts) == {1, 2, 3, 4, 5}
-
-
-def test_a_cell_holds_one_item_and_a_kind_has_one_colour(scenes):
-    for scene in scenes:
-        cells = [item.cell for item in scene.items]
-        assert cells == sorted(set(cells))
-        things = {(item.kind, item.colour) for item in scene.items if item.kind in THINGS}
-        assert len(things) == len({kind for kind, _ in things})
+    counts = {count for scene in scenes for count in Counter(item.kind for item in scene.items).values()}
+    assert counts == {1, 2, 3, 4, 5}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -120,12 +100,6 @@ def test_places_skies_things_activities_and_words_all_look_different():
     pictures += [picture(kind="person", detail=activity) for activity in ACTIVITIES]
     pictures += [picture(kind="sign", detail=word) for word in WORDS]
     assert len(set(pictures)) == len(pictures)
-
-
-def test_captions_are_short_and_seldom_shared(scenes):
-    captions = [caption(scene) for scene in scenes]
-    assert max(len(text.split()) for text in captions) <= 19
-    assert len(set(captions)) > 0.97 * len(captions)
 
 
 @pytest.mark.parametrize(
@@ -162,10 +136,6 @@ def test_caption_says_what_is_where(place, sky, items, expected):
     assert caption(Scene(place, sky, tuple(items))) == expected
 
 
-def test_inventory_tells_scenes_apart_exactly_as_their_keys_do(scenes):
-    assert len({inventory(scene) for scene in scenes}) == len({scene.key for scene in scenes})
-
-
 def test_wrong_captions_differ_in_one_word_and_are_no_other_caption_of_the_scene(scenes):
     kinds = Counter()
     for seed, scene in enumerate(scenes[:500]):
@@ -176,77 +146,38 @@ def test_wrong_captions_differ_in_one_word_and_are_no_other_caption_of_the_scene
     assert {"colour", "number", "thing", "place"} < set(kinds)
 
 
-def test_every_kind_is_asked_and_no_question_has_two_answers(asked):
-    assert {question.kind for _, question in asked} == set(KINDS)
-    assert len(KINDS) == 10
+def test_no_question_has_two_answers(asked):
     answers = defaultdict(set)
     for scene, question in asked:
         answers[scene.key, question.question].add(question.answer)
     assert {len(each) for each in answers.values()} == {1}
 
 
-def best_guesses(asked: Iterable[tuple[str, str, str]]) -> dict[str, float]:
-    """How often the best guess is right that sees no picture: from (kind, what is seen, answer), a share by kind.
-
-    For every text that is seen, the best guess is its most frequent answer.
-    """
-    answers = {}
-    for kind, seen, answer in asked:
-        answers.setdefault(kind, {}).setdefault(seen, Counter())[answer] += 1
-    return {
-        kind: sum(max(counts.values()) for counts in by_text.values())
-        / sum(sum(counts.values()) for counts in by_text.values())
-        for kind, by_text in answers.items()
-    }
-
-
 def test_the_best_guess_from_the_text_alone_is_right_at_most_half_of_the_time(asked):
-    guesses = best_guesses((question.kind, question.question, question.answer) for _, question in asked)
-    assert set(guesses) == set(KINDS)
-    assert max(guesses.values()) <= 0.5, guesses
-
-
-def test_best_guess_of_a_text_with_one_answer_is_always_right():
-    assert best_guesses([("a", "who?", "me"), ("a", "who?", "me"), ("b", "is it?", "yes"), ("b", "is it?", "no")]) == {
-        "a": 1,
-        "b": 0.5,
-    }
-
-
-def test_what_is_related_cannot_be_told_by_leaving_out_what_the_question_names(asked):
-    relations = [each for each in asked if each[1].kind == "spatial relations" and each[1].answer not in ("yes", "no")]
-    assert len(relations) > 500
-    for scene, question in relations:
-        left_over = {item.kind for item in scene.items if item.kind not in question.question}
-        assert question.answer in left_over
-        assert len(left_over) >= 3
-
-
-def test_counts_run_evenly_from_none_to_five(asked):
-    counts = Counter(
-        question.answer
-        for _, question in asked
-        if question.kind == "counting"
-        and not any(word in question.question for word in ("people", "animals", "vehicles"))
-    )
-    assert set(counts) == set("012345")
-    assert max(counts.values()) < 0.25 * counts.total()
+    """For every text, the best guess is its most frequent answer."""
+    answers = defaultdict(lambda: defaultdict(Counter))
+    for _, question in asked:
+        answers[question.kind][question.question][question.answer] += 1
+    assert len(answers) == 10
+    for kind, by_text in answers.items():
+        right = sum(max(counts.values()) for counts in by_text.values())
+        assert right <= sum(counts.total() for counts in by_text.values()) / 2, kind
 
 
 def test_answers_agree_with_the_scene(asked):
+    """Of each form of question that can be read without repeating how it was made."""
     checked = Counter()
     for scene, question in asked:
         words = question.question.rstrip("?").split()
+        kinds = [item.kind for item in scene.items]
         lone = {item.kind: item for item in lone_items(scene)}
         match words:
             case ["how", "many", plural, *_] if plural.rstrip("s") in THINGS:
-                right = str(sum(item.kind == plural.rstrip("s") for item in scene.items))
+                right = str(kinds.count(plural.rstrip("s")))
             case ["where", "is", "the", kind]:
                 right = CELLS[lone[kind].cell]
             case ["is", "there", "no", kind]:
-                right = "no" if any(item.kind == kind for item in scene.items) else "yes"
-            case ["is", "there", "a", colour, kind] if colour in COLOURS:
-                right = "yes" if any((item.kind, item.colour) == (kind, colour) for item in scene.items) else "no"
+                right = "no" if kind in kinds else "yes"
             case ["what", "color", "is", "the", kind] if kind in THINGS:
                 right = lone[kind].colour
             case ["what", "is", "the", "person", "doing"]:
@@ -257,13 +188,8 @@ def test_answers_agree_with_the_scene(asked):
                 right = next(item.kind for item in scene.items if item.cell == lone[kind].cell - 3)
             case ["is", "the", kind, "to", "the", "left", "of", "the", other]:
                 right = "yes" if position(lone[kind])[1] < position(lone[other])[1] else "no"
-            case ["should", "they", "take", "an", "umbrella"]:
-                right = "yes" if scene.sky == "rainy" else "no"
-            case ["which", "of", "them", "can", "fly"]:
-                flying = {item.kind for item in scene.items} & {"bird", "butterfly", "plane", "kite"}
-                right = flying.pop() if flying else "none"
             case _:
                 continue
         assert question.answer == right, (scene, question)
-        checked[words[0], words[1], question.kind] += 1
-    assert {kind for *_, kind in checked} == set(KINDS) - {"object recognition", "scene"}
+        checked[" ".join(words[:3])] += 1
+    assert len(checked) > 8

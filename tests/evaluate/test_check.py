@@ -1,6 +1,8 @@
 """The check passes what is right and fails whatever is broken, in every precision at default settings."""
 
 import shutil
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import openvino as ov
@@ -17,11 +19,9 @@ from blip_openvino.ir.files import Part, read_ir, read_stamp, save_ir
 from blip_openvino.runtime.decoder import DecoderState
 from blip_openvino.runtime.encoded import EncoderTokens
 
-PRECISIONS = ["FP16", "INT8", "INT4"]
-
 
 @pytest.mark.parametrize("ov_config", [None, F32], ids=["default", "float32"])
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ["FP16", "INT8", "INT4"])
 def test_right_models_are_well_inside_the_tolerances(quantized, precision, ov_config):
     report = check_folder(quantized, "CPU", precision, ov_config)
     assert report.passed, str(report)
@@ -38,44 +38,38 @@ def insert(output: ov.Output, make) -> None:
         reader.replace_source_output(made.output(0))
 
 
-def silenced_product(part: Part, name: str):
-    """Save a part with one product giving zeros, as zeros for weights would."""
+def silenced(name: str) -> Callable[[ov.Model], None]:
+    """One product gives zeros, as zeros for weights would."""
 
-    def damage(folder, precision: str) -> None:
-        path = folder / part.file(precision)
-        model = read_ir(ov.Core(), path)
+    def damage(model: ov.Model) -> None:
         [product] = [node for node in model.get_ordered_ops() if node.get_friendly_name() == f"__module.{name}/MatMul"]
         insert(product.output(0), lambda output: opset.multiply(output, opset.constant(np.float32(0))))
-        save_ir(model, path, read_stamp(model))
 
     return damage
 
 
-def shifted_positions(folder, precision: str) -> None:
-    """Save the decoder with every position one too high."""
-    path = folder / Part.TEXT_DECODER.file(precision)
-    model = read_ir(ov.Core(), path)
+def shifted(model: ov.Model) -> None:
+    """Every position of the decoder is one too high."""
     [positions] = [node for node in model.get_ordered_ops() if node.get_type_name() == "Maximum"]
     insert(positions.output(0), lambda output: opset.add(output, opset.constant(1, output.get_element_type())))
-    save_ir(model, path, read_stamp(model))
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
-    "damage",
+    ("part", "damage"),
     [
-        pytest.param(silenced_product(Part.VISION_MODEL, "layers.0.mlp.fc2/aten::linear"), id="vision, feed-forward"),
-        pytest.param(silenced_product(Part.TEXT_ENCODER, "layers.2.output.dense/aten::linear"), id="text encoder"),
-        pytest.param(
-            silenced_product(Part.TEXT_DECODER, "layers.2.crossattention.self.value/aten::linear"), id="projection"
-        ),
-        pytest.param(shifted_positions, id="positions"),
+        (Part.VISION_MODEL, silenced("layers.0.mlp.fc2/aten::linear")),
+        (Part.TEXT_ENCODER, silenced("layers.2.output.dense/aten::linear")),
+        (Part.TEXT_DECODER, silenced("layers.2.crossattention.self.value/aten::linear")),
+        (Part.TEXT_DECODER, shifted),
     ],
+    ids=["vision, feed-forward", "text encoder", "projection", "positions"],
 )
-def test_wrong_model_files_fail(quantized, tmp_path, precision, damage):
+def test_wrong_model_files_fail_at_the_precision_that_tolerates_most(quantized, tmp_path, part, damage):
     folder = shutil.copytree(quantized, tmp_path / "copy")
-    damage(folder, precision)
-    assert_fails(check_folder(folder, "CPU", precision))
+    model = read_ir(ov.Core(), folder / part.file("INT4"))
+    damage(model)
+    save_ir(model, folder / part.file("INT4"), read_stamp(model))
+    assert_fails(check_folder(folder, "CPU", "INT4"))
 
 
 def assert_fails(report: CheckReport) -> None:
@@ -90,7 +84,7 @@ def change_tensors(patch: pytest.MonkeyPatch, change) -> None:
 
     def wrong(self, text_model):
         request = right(self, text_model)
-        names = [port.any_name for port in text_model.steps.inputs if port.any_name.startswith("cross.")]
+        names = [port.any_name for port in text_model.steps.inputs if port.any_name.startswith(("cross.", "encoder_"))]
         for name, tensor in change({name: request.get_tensor(name) for name in names}).items():
             request.set_tensor(name, tensor)
         return request
@@ -98,34 +92,26 @@ def change_tensors(patch: pytest.MonkeyPatch, change) -> None:
     patch.setattr(EncoderTokens, "request", wrong)
 
 
+def changed(tensor: ov.Tensor, change) -> ov.Tensor:
+    """Another tensor, whose data are what `change` makes of this one's."""
+    copy = ov.Tensor(tensor.element_type, tensor.shape)
+    copy.data[...] = change(tensor.data)
+    return copy
+
+
 def stale_address(patch) -> None:
     first = {}
     change_tensors(patch, lambda tensors: first.setdefault(str([*tensors.values()]), tensors))
 
 
-def keys_for_values(patch) -> None:
-    other = {"key": "value", "value": "key"}
-    change_tensors(patch, lambda tensors: {name: tensors[f"{name[:8]}{other[name[8:]]}"] for name in tensors})
-
-
 def keys_of_another_row(patch) -> None:
-    def rolled(tensor: ov.Tensor) -> ov.Tensor:
-        copy = ov.Tensor(tensor.element_type, tensor.shape)
-        copy.data[...] = np.roll(tensor.data, 1, axis=0)
-        return copy
-
-    change_tensors(patch, lambda tensors: {name: rolled(tensor) for name, tensor in tensors.items()})
+    roll = partial(np.roll, shift=1, axis=0)
+    change_tensors(patch, lambda tensors: {name: changed(each, roll) for name, each in tensors.items()})
 
 
 def lost_encoder_mask(patch) -> None:
-    right = EncoderTokens.request
-
-    def wrong(self, text_model):
-        request = right(self, text_model)
-        request.set_tensor("encoder_attention_mask", ov.Tensor(np.ones_like(self.attention_mask)))
-        return request
-
-    patch.setattr(EncoderTokens, "request", wrong)
+    name = "encoder_attention_mask"
+    change_tensors(patch, lambda tensors: {name: changed(tensors[name], np.ones_like)})
 
 
 def lost_text_mask(patch) -> None:
@@ -140,28 +126,6 @@ def lost_prompt_mask(patch) -> None:
     patch.setattr(DecoderState, "step", lambda self, ids, mask=None: step(self, ids))
 
 
-def first_token_hidden(patch) -> None:
-    step = DecoderState.step
-
-    def wrong(self, ids, mask=None):
-        mask = np.ones((len(ids), self.length + ids.shape[1]), np.int64) if mask is None else mask.copy()
-        mask[:, : self.length > 0] = 0
-        return step(self, ids, mask)
-
-    patch.setattr(DecoderState, "step", wrong)
-
-
-def first_step_twice(patch) -> None:
-    step = DecoderState.step
-
-    def wrong(self, ids, mask=None):
-        if self.length == 0 and mask is None:
-            step(self, ids)
-        return step(self, ids, mask)
-
-    patch.setattr(DecoderState, "step", wrong)
-
-
 def beams_not_reordered(patch) -> None:
     patch.setattr(DecoderState, "reorder_cache", lambda self, beam_idx: None)
 
@@ -170,26 +134,22 @@ def logits_of_the_first_position(patch) -> None:
     patch.setattr(DecoderState, "step", lambda self, ids, mask=None: self.read(ids, mask, ids.shape[1])[:, 0])
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     "fault",
     [
         stale_address,
-        keys_for_values,
         keys_of_another_row,
         lost_encoder_mask,
         lost_text_mask,
         lost_prompt_mask,
-        first_token_hidden,
-        first_step_twice,
         beams_not_reordered,
         logits_of_the_first_position,
     ],
     ids=lambda fault: fault.__name__,
 )
-def test_wrong_runs_fail(quantized, monkeypatch, precision, fault):
+def test_wrong_runs_fail_at_the_precision_that_tolerates_most(quantized, monkeypatch, fault):
     fault(monkeypatch)
-    assert_fails(check_folder(quantized, "CPU", precision))
+    assert_fails(check_folder(quantized, "CPU", "INT4"))
 
 
 @torch.no_grad()

@@ -40,14 +40,14 @@ class Knows:
         self.rank, self.is_blind = rank, is_blind
 
     def encode_images(self, pixel_values):
-        return Encoded(np.array([PICTURES.index(picture.tobytes()) for picture in pixel_values]), self.rank)
+        pictures = pixel_values if isinstance(pixel_values, list) else [pixel_values]
+        return Encoded(np.array([PICTURES.index(picture.tobytes()) for picture in pictures]), self.rank)
 
     def text_features(self, input_ids):
         return np.eye(COUNT)[[CAPTIONS.index(text) for text in input_ids]]
 
-    def match(self, pixel_values, input_ids):
-        encoded = pixel_values if isinstance(pixel_values, Encoded) else self.encode_images([pixel_values])
-        pairs = zip(np.broadcast_to(encoded.places, len(input_ids)), input_ids, strict=True)
+    def match(self, images, input_ids):
+        pairs = zip(np.broadcast_to(images.places, len(input_ids)), input_ids, strict=True)
         return np.array([float(self.is_blind or CAPTIONS[place] == text) for place, text in pairs])
 
 

@@ -2,12 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
 from PIL import Image
 
-from blip_openvino.ir.calibration import own_data
+from blip_openvino.data.scene_captions import caption
+from blip_openvino.data.scene_questions import scene_questions
+from blip_openvino.data.scenes import make_scenes
+from blip_openvino.ir import calibration
+from blip_openvino.ir.calibration import SEED, calibration_dataset, own_data
 
 COLOURS = {"a.png": (255, 0, 0), "b.jpg": (0, 255, 0), "more/c.png": (0, 0, 255)}
 
@@ -51,3 +56,34 @@ def test_a_dataset_without_images_is_refused(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda name, streaming: {"train": dataset})
     with pytest.raises(ValueError, match="no column of images to calibrate on, only text"):
         own_data("somebody/texts", 2)
+
+
+def data_for(monkeypatch, architecture: str, trained_on: str | None) -> datasets.Dataset:
+    """Of a folder that says what it is; the Hub cannot be reached."""
+
+    def load_dataset(name: str, **options) -> None:
+        raise ConnectionError(name)
+
+    config = SimpleNamespace(architectures=[architecture], trained_on=trained_on)
+    monkeypatch.setattr(calibration, "load_config", lambda folder: config)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return calibration_dataset("any name", 20)
+
+
+def test_models_of_scenes_are_calibrated_on_scenes_and_what_they_read_without_the_network(monkeypatch):
+    scenes = make_scenes(20, SEED)
+    captions = data_for(monkeypatch, "BlipForImageTextRetrieval", "scenes")
+    assert captions["text"] == [caption(scene) for scene in scenes]
+    asked = data_for(monkeypatch, "BlipForQuestionAnswering", "scenes")
+    for scene, text in zip(scenes, asked["text"], strict=True):
+        assert text in {each.question for each in scene_questions(scene)}
+    assert asked["text"] == data_for(monkeypatch, "BlipForQuestionAnswering", "scenes")["text"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "asked"),
+    [("BlipForQuestionAnswering", "lmms-lab/VQAv2"), ("BlipForImageTextRetrieval", "lmms-lab/COCO-Caption2017")],
+)
+def test_other_models_are_calibrated_on_photographs_with_the_texts_that_they_read(monkeypatch, architecture, asked):
+    with pytest.raises(ConnectionError, match=asked):
+        data_for(monkeypatch, architecture, None)

@@ -82,13 +82,11 @@ def test_every_geometry_of_the_family_says_what_pytorch_says(tmp_path, model_cla
     if model_class is BlipForQuestionAnswering:
         expected = model.generate(ids, pixel_values, max_new_tokens=3)
         assert exact.generate_answer(pixel_values, ids, max_new_tokens=3).tolist() == expected.tolist()
+    assert check_model(exact, folder).passed
     quantized = OVBlipModel.from_pretrained(folder, "CPU")
     assert quantized.precision == "INT8"
-    embeds = [each.encode_images(pixel_values).image_embeds for each in (exact, quantized)]
-    assert np.sqrt(np.mean((embeds[0] - embeds[1]) ** 2)) < 0.03 * np.ptp(embeds[0])
-    for each in (exact, quantized):
-        report = check_model(each, folder)
-        assert report.silent or all(np.isfinite(row.error) for row in report.rows)
+    [embeds, of_quantized] = [each.encode_images(pixel_values).image_embeds for each in (exact, quantized)]
+    assert np.sqrt(np.mean((embeds - of_quantized) ** 2)) < 0.03 * np.ptp(embeds)
 
 
 @torch.inference_mode()

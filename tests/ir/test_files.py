@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,6 @@ from conftest import ROOT
 from tiny import convert_random
 
 from blip_model import OVBlipModel
-from blip_openvino.ir import files
 from blip_openvino.ir.calibration import scene_texts
 from blip_openvino.ir.files import Part, load_config, read_best, read_ir, read_stamp, save_ir, seal, staging, writing
 from blip_openvino.ir.optimize import optimize
@@ -69,18 +69,19 @@ def test_damaged_file_is_refused_with_the_way_out(folder, name, damage):
         OVBlipModel.from_pretrained(folder, "CPU", "INT8" if "_int8" in name else "FP16")
 
 
-@pytest.mark.parametrize("suffixes", [[".bin"], [".xml", ".bin"]], ids=["weights", "whole file"])
-def test_files_of_another_part_are_refused(folder, suffixes):
+@pytest.mark.parametrize(
+    ("seed", "name", "suffixes", "message"),
+    [
+        (1, ENCODER, [".bin"], f"{DECODER} or its .bin is damaged, renamed or of another IR"),
+        (1, ENCODER, [".xml", ".bin"], f"{DECODER} or its .bin is damaged, renamed or of another IR"),
+        (2, DECODER, [".xml", ".bin"], f"{DECODER} was made from checkpoint .*: run blip-ov convert"),
+    ],
+    ids=["weights of another part", "another part", "another checkpoint"],
+)
+def test_files_of_another_part_or_checkpoint_are_refused(tiny, folder, seed, name, suffixes, message):
     for suffix in suffixes:
-        shutil.copy((folder / ENCODER).with_suffix(suffix), (folder / DECODER).with_suffix(suffix))
-    with pytest.raises(ValueError, match=f"{DECODER} or its .bin is damaged, renamed or of another IR"):
-        OVBlipModel.from_pretrained(folder, "CPU", "FP16")
-
-
-def test_parts_of_another_checkpoint_are_refused(tiny, folder):
-    for suffix in (".xml", ".bin"):
-        shutil.copy((tiny[2] / ENCODER).with_suffix(suffix), folder)
-    with pytest.raises(ValueError, match=f"{ENCODER} was made from checkpoint .*: run blip-ov convert"):
+        shutil.copy((tiny[seed] / name).with_suffix(suffix), (folder / DECODER).with_suffix(suffix))
+    with pytest.raises(ValueError, match=message):
         OVBlipModel.from_pretrained(folder, "CPU", "FP16")
 
 
@@ -115,23 +116,27 @@ def test_int8_is_the_default_where_it_is_whole(tiny, caplog):
     assert not caplog.text
 
 
-@pytest.mark.parametrize("wrong", ["missing", "damaged", "optimizer version", "conversion"])
-def test_unusable_int8_is_named_in_a_warning_and_fp16_loaded(folder, monkeypatch, caplog, wrong):
-    path, model = folder / INT8[1], read_ir(ov.Core(), folder / INT8[1])
-    if wrong == "missing":
-        path.unlink()
-    elif wrong == "damaged":
-        path.write_bytes(flipped(path.read_bytes()))
-    elif wrong == "optimizer version":
-        monkeypatch.setattr(files, "OPTIMIZER_VERSION", "next")
-    else:
-        save_ir(model, path, read_stamp(model) | {"checkpoint": "another"})
+def stamped(path: Path, key: str) -> None:
+    """Save an IR as one of another checkpoint or optimizer version."""
+    model = read_ir(ov.Core(), path)
+    save_ir(model, path, read_stamp(model) | {key: "another"})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        Path.unlink,
+        lambda path: path.write_bytes(flipped(path.read_bytes())),
+        partial(stamped, key="optimizer"),
+        partial(stamped, key="checkpoint"),
+    ],
+    ids=["missing", "damaged", "optimizer version", "conversion"],
+)
+def test_unusable_int8_is_named_in_a_warning_and_fp16_loaded(folder, caplog, spoil):
+    spoil(folder / INT8[1])
     assert default(folder) == "FP16"
-    [record] = caplog.records
-    named = INT8[0] if wrong == "optimizer version" else INT8[1]
-    assert "FP16 is loaded, since INT8 cannot be used" in record.getMessage()
-    assert named in record.getMessage()
-    assert f"run blip-ov optimize {folder}" in record.getMessage()
+    for said in ("FP16 is loaded, since INT8 cannot be used", INT8[1], f"run blip-ov optimize {folder}"):
+        assert said in caplog.text
 
 
 def test_rerun_repairs_every_damage(tiny, folder):
@@ -220,13 +225,6 @@ def test_full_disk_is_said_and_any_other_error_stays_what_it_is(tmp_path, monkey
     with pytest.raises(error, match=said), staging(tmp_path):
         raise RuntimeError("iostream error")
     assert not list(tmp_path.iterdir())
-
-
-def test_file_in_the_place_of_the_folder_is_named(tmp_path):
-    (tmp_path / "model").write_text("mine")
-    with pytest.raises(FileExistsError, match=str(tmp_path / "model")):
-        convert_random(1, tmp_path / "model")
-    assert (tmp_path / "model").read_text() == "mine"
 
 
 def test_second_writer_waits_for_the_first_and_says_so(tmp_path, caplog):

@@ -7,9 +7,7 @@ import numpy as np
 import openvino as ov
 import pytest
 
-from blip_openvino.data.scene_questions import scene_questions
-from blip_openvino.data.scenes import make_scenes
-from blip_openvino.ir.calibration import SEED, calibration_dataset, scene_texts
+from blip_openvino.ir.calibration import calibration_dataset, scene_texts
 from blip_openvino.ir.files import Part, load_config, read_parts, weight_sizes
 from blip_openvino.ir.optimize import calibration_inputs, compress_weights, optimize
 from blip_openvino.runtime.products import is_int8_product
@@ -39,13 +37,6 @@ def test_same_calibration_data_reuses_everything_and_other_data_quantizes_anew(q
     assert caplog.text.count("reused") == 3
     optimize(folder, scene_texts(True, 4))
     assert caplog.text.count("making it, the one there has calibration") == 3
-
-
-def test_calibration_scenes_go_with_a_question_about_them_and_are_the_same_every_time():
-    dataset = scene_texts(True, 50)
-    for scene, text in zip(make_scenes(50, SEED), dataset["text"], strict=True):
-        assert text in {each.question for each in scene_questions(scene)}
-    assert dataset["text"] == scene_texts(True, 50)["text"]
 
 
 def test_empty_calibration_set_and_unknown_weights_are_refused(converted, processor):
