@@ -71,10 +71,10 @@ class Collection:
             for image in filter(is_collection, self.images):
                 raise click.UsageError(f"{image} is no single file: say with --output or --sidecar where its texts go.")
             return
-        sidecars = self.sidecar or self.sidecar_folder or self.metadata
         for first, second, is_wrong in (
-            ("--output", "--sidecar, --sidecar-folder or --metadata", self.output and sidecars),
-            ("--cluster", "--sidecar or --metadata", self.cluster and sidecars),
+            ("--output", "--sidecar or --metadata", self.output and (self.sidecar or self.metadata)),
+            ("--output", "--sidecar-folder", self.output and self.sidecar_folder),
+            ("--cluster", "--sidecar or --metadata", self.cluster and (self.sidecar or self.metadata)),
             ("--output or --sidecar", "--json, which prints", as_json),
             ("--table", "IMAGE or --list", self.table and (self.images or self.list_file)),
             (named("text_column"), "a question or prompt for all", self.text_column and self.texts),
