@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import collection_outputs
 import pyarrow
 import pyarrow.parquet
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from collection_outputs import texts_of
 from conftest import F32, ROOT
 
 from blip_model import OVBlipModel
 from blip_openvino.apps.blip import Blip
-from blip_openvino.apps.cli import main
 from blip_openvino.apps.collections import cluster
 from blip_openvino.apps.collections.cluster import count_done, run_on_cluster
 from blip_openvino.apps.collections.pipeline import Run
@@ -81,20 +82,8 @@ class TwoNodes:
     def workers(self, node) -> list[int]:
         """Processes of a node that have a model."""
         (raylet,) = node.all_processes["raylet"]
-        return [
-            int(each.name)
-            for each in Path("/proc").glob("[0-9]*")
-            if read(each / "cmdline").startswith("ray::MapWorker(MapBatches")
-            and read(each / "stat").rpartition(")")[2].split()[1] == str(raylet.process.pid)
-        ]
-
-
-def read(path: Path) -> str:
-    """A file of /proc, empty where the process has ended."""
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
+        command = ["pgrep", "--parent", str(raylet.process.pid), "--full", "^ray::MapWorker.MapBatches"]
+        return [int(line) for line in subprocess.run(command, capture_output=True, text=True).stdout.split()]
 
 
 @pytest.fixture(scope="module")
@@ -171,29 +160,23 @@ def gate(photos) -> Iterator[Callable[[], None]]:
     pipe.unlink()
 
 
+COMMAND = ("caption", "photos", "--inference-precision", "f32")
+
+
 def run(*options: object) -> Result:
-    arguments = ("caption", "photos", "--inference-precision", "f32", *map(str, options))
-    return CliRunner().invoke(main, arguments)
+    return collection_outputs.run(*COMMAND, *options)
 
 
-def texts_of(folder: str) -> dict[str, str | None]:
-    """Texts by path; there is one for each."""
-    rows = pyarrow.parquet.read_table(folder).to_pylist()
-    assert len({row["path"] for row in rows}) == len(rows)
-    assert all((row["text"] is None) == bool(row["error"]) for row in rows)
-    return {row["path"]: row["text"] for row in rows}
-
-
-def start(*options: object) -> subprocess.Popen:
+def start(*options: str) -> subprocess.Popen:
     """The same in a process that can be killed."""
-    arguments = ("caption", "photos", "--inference-precision", "f32", *map(str, options))
-    return subprocess.Popen([sys.executable, "-c", DRIVER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [sys.executable, "-c", DRIVER, *COMMAND, *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(condition: Callable[[], object], driver: subprocess.Popen | None = None) -> None:
     end = time.monotonic() + PATIENCE
     while not condition():
-        assert driver is None or driver.poll() is None, driver.communicate()[1].decode()
+        assert driver is None or driver.poll() is None, driver.communicate()[1]
         assert time.monotonic() < end
         time.sleep(0.1)
 
@@ -219,12 +202,13 @@ def test_a_cluster_writes_what_one_machine_does_and_the_next_run_finds_it_done(n
     alone = pyarrow.parquet.read_table("alone").sort_by("path")
     assert table.column_names == [*COLUMNS["caption"], ID]
     assert table.drop_columns(ID).sort_by("path").equals(alone.slice(0, 200))
-    result = run("--output", "out")
-    assert (result.exit_code, "with parts 'Ray Data', not None: give another" in result.stderr) == (1, True)
-    result = run("--cluster", nodes.address, "--output", "alone")
-    assert (result.exit_code, "with parts None, not 'Ray Data': give another" in result.stderr) == (1, True)
-    result = run(*options, "--prompt", "a red")
-    assert (result.exit_code, "give another --output, or --overwrite" in result.stderr) == (1, True)
+    for other, message in (
+        (("--output", "out"), "with parts 'Ray Data', not None: give another"),
+        (("--cluster", nodes.address, "--output", "alone"), "with parts None, not 'Ray Data': give another"),
+        ((*options, "--prompt", "a red"), "give another --output, or --overwrite"),
+    ):
+        result = run(*other)
+        assert (result.exit_code, message in result.stderr) == (1, True)
 
 
 def test_questions_of_a_table_with_images_and_paths_are_answered_as_on_one_machine(nodes, photos):
@@ -236,7 +220,7 @@ def test_questions_of_a_table_with_images_and_paths_are_answered_as_on_one_machi
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), "pairs.parquet")
     arguments = ("ask", "--table", "pairs.parquet", "--question-column", "text", "--inference-precision", "f32")
     for options in (("--output", "answers"), ("--output", "answers-cluster", "--cluster", nodes.address)):
-        assert CliRunner().invoke(main, [*arguments, *options]).exit_code == 1
+        assert collection_outputs.run(*arguments, *options).exit_code == 1
     found, expected = map(pyarrow.parquet.read_table, ("answers-cluster", "answers"))
     order = [("path", "ascending"), ("question", "ascending")]
     assert found.drop_columns(ID).sort_by(order).equals(expected.sort_by(order))
@@ -261,7 +245,7 @@ def test_killed_workers_a_killed_driver_and_a_killed_node_lose_nothing(nodes, ph
     nodes.kill_second()
     gate()
     try:
-        output, errors = (each.decode() for each in driver.communicate(timeout=PATIENCE))
+        output, errors = driver.communicate(timeout=PATIENCE)
     finally:
         nodes.add_second()
     assert driver.returncode == 1, errors

@@ -50,23 +50,19 @@ def test_both_scores_of_every_pair_are_those_of_pytorch(blip, retrieval_checkpoi
     assert blip.match(images, TEXTS[0]) == pytest.approx(expected[0][:, 0].tolist(), abs=0.01)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_random_geometries_agree_with_pytorch_in_float32(tmp_path, seed):
     checkpoint = random_model(seed, BlipForImageTextRetrieval)
     processor = blip_processor(checkpoint.config)
-    folder = convert(checkpoint, processor, tmp_path)
-    model = OVBlipModel.from_pretrained(folder, "CPU", "FP16", F32)
+    model = OVBlipModel.from_pretrained(convert(checkpoint, processor, tmp_path), "CPU", "FP16", F32)
     size = checkpoint.config.vision_config.image_size
     pixel_values = torch.randn(3, 3, size, size)
     texts = ["a b", "c d e f", "g"]
-    ids = [processor(text=text, return_tensors="pt") for text in texts]
     padded = processor(text=texts, padding=True, return_tensors="pt")
     encoded = model.encode_images(pixel_values)
     similarity = encoded.features @ model.text_features(padded["input_ids"], padded["attention_mask"]).numpy().T
-    for column, inputs in enumerate(ids):
-        with torch.inference_mode():
-            expected = checkpoint(inputs["input_ids"].expand(3, -1), pixel_values, use_itm_head=False).itm_score[:, 0]
-        assert similarity[:, column] == pytest.approx(expected.numpy(), abs=1e-3)
+    expected = torch_scores(checkpoint, processor, pixel_values, texts, use_itm_head=False)
+    assert similarity == pytest.approx(expected.numpy(), abs=1e-3)
 
 
 def test_weights_are_stored_once_and_read_once_by_both_scores(retrieval_folder, retrieval_checkpoint, tmp_path):
@@ -121,12 +117,14 @@ def test_a_checkpoint_without_matching_says_so(fp16_model, processor):
         fp16_model.text_features(processor(text="a dog", return_tensors="pt")["input_ids"])
 
 
+@pytest.mark.slow
 def test_quantized_features_point_where_the_others_do(retrieval_folder, blip, easy_vqa, tmp_path):
     folder = shutil.copytree(retrieval_folder, tmp_path / "itm")
     optimize(folder, scene_texts(False, 30))
     quantized = Blip(OVBlipModel.from_pretrained(folder, "CPU", "INT8"), blip.processor)
     texts = blip.processor(text=TEXTS)
-    features = [each.model.text_features(**texts) for each in (quantized, blip)]
-    assert (features[0] * features[1]).sum(axis=1).min() > 0.97
-    features = [each.encode_images(easy_vqa.paths[:6]).features for each in (quantized, blip)]
-    assert (features[0] * features[1]).sum(axis=1).min() > 0.97
+    for features in (
+        [each.model.text_features(**texts) for each in (quantized, blip)],
+        [each.encode_images(easy_vqa.paths[:6]).features for each in (quantized, blip)],
+    ):
+        assert np.prod(features, axis=0).sum(axis=1).min() > 0.97

@@ -1,21 +1,20 @@
 """Where the texts of a collection go: whole rows of one run, in every form."""
 
-import csv
 import json
 import os
-from contextlib import closing
+from contextlib import suppress
 from pathlib import Path
 
-import pyarrow.parquet
 import pytest
+from collection_outputs import rows_of
 
-from blip_openvino.apps.collections import sinks
-from blip_openvino.apps.collections.sidecars import Sidecars
+from blip_openvino.apps.collections.sidecars import open_sidecars
 from blip_openvino.apps.collections.sinks import COLUMNS, clean, key_of, open_output
 from blip_openvino.apps.collections.sources import Item, find_items
 
 RUN = {"model": "m", "checkpoint": "1", "precision": "FP16", "task": "caption", "texts": []}
-KINDS = ("rows.jsonl", "rows.csv", "rows")
+FILES = ("rows.jsonl", "rows.csv")
+KINDS = (*FILES, "rows")
 
 
 def row(path: str, text: str | None = "a dog", error: str | None = None) -> dict:
@@ -25,32 +24,20 @@ def row(path: str, text: str | None = "a dog", error: str | None = None) -> dict
 ROWS = [row("a.jpg", 'a "red", round\u2028 häuschen'), row("b.jpg", None, "no image"), row("c.jpg")]
 
 
-def write(output: Path, rows: list[dict], run: dict = RUN, overwrite: bool = False) -> set:
-    """Add rows to an output; gives what it had before."""
-    with closing(open_output(output, run, overwrite)) as sink:
+def write(output: Path, rows: list[dict], run: dict = RUN, overwrite: bool = False) -> tuple[set, set]:
+    """Add rows to an output; gives what was done before, and which of it failed."""
+    with open_output(output, run, overwrite) as sink:
         sink.write(rows)
-        return sink.done
-
-
-def read(output: Path) -> list[dict]:
-    """An output's rows as others read them."""
-    if output.suffix == ".jsonl":
-        return [json.loads(line) for line in output.read_text(encoding="utf-8").split("\n") if line]
-    if output.suffix == ".csv":
-        with output.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    return pyarrow.parquet.read_table(output).to_pylist()
+        return sink.done, sink.failed
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_are_added_and_found_done(tmp_path, kind):
     output = tmp_path / "new" / kind
-    assert write(output, ROWS[:2]) == set()
-    with closing(open_output(output, RUN)) as sink:
-        assert (sink.done, sink.failed) == ({("a.jpg", ""), ("b.jpg", "")}, {("b.jpg", "")})
-        sink.write(ROWS[2:])
-    as_text = (lambda value: "" if value is None else str(value)) if kind.endswith("csv") else lambda value: value
-    assert read(output) == [{name: as_text(value) for name, value in each.items()} for each in ROWS]
+    assert write(output, ROWS[:2]) == (set(), set())
+    assert write(output, ROWS[2:]) == ({("a.jpg", ""), ("b.jpg", "")}, {("b.jpg", "")})
+    found = [{name: str(value) for name, value in each.items()} for each in rows_of(output)]
+    assert found == [{name: str(value) for name, value in each.items() if value is not None} for each in ROWS]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,33 +45,29 @@ def test_another_run_is_refused_with_what_differs_and_overwrite_replaces(tmp_pat
     output, other = tmp_path / kind, RUN | {"precision": "INT8", "num_beams": 3, "model": "elsewhere/m"}
     write(output, ROWS)
     with pytest.raises(ValueError, match=r"precision 'FP16', not 'INT8'; num_beams None, not 3: give another --output"):
-        open_output(output, other)
-    assert len(read(output)) == 3
-    assert write(output, ROWS[:1], RUN | {"model": "the same elsewhere"}) == {key_of(r["path"], None) for r in ROWS}
-    assert write(output, ROWS[:1], other, overwrite=True) == set()
-    assert len(read(output)) == 1
-
-
-def test_a_file_of_others_is_refused(tmp_path):
-    output = tmp_path / "rows.csv"
-    output.write_text("mine\n")
-    with pytest.raises(ValueError, match=r"rows.csv was not written by this command: give another --output"):
-        open_output(output, RUN)
-    assert output.read_text() == "mine\n"
+        write(output, [], other)
+    assert len(rows_of(output)) == 3
+    assert len(write(output, [], RUN | {"model": "the same elsewhere"})[0]) == 3
+    assert write(output, ROWS[:1], other, overwrite=True)[0] == set()
+    assert len(rows_of(output)) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_output_has_one_writer(tmp_path, kind):
-    with closing(open_output(tmp_path / kind, RUN)), pytest.raises(ValueError, match="another process is writing"):
-        open_output(tmp_path / kind, RUN)
+    with open_output(tmp_path / kind, RUN), pytest.raises(ValueError, match="another process is writing"):
+        write(tmp_path / kind, ROWS)
 
 
-def test_an_unknown_suffix_is_named(tmp_path):
+def test_an_output_that_is_none_or_of_others_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"rows.xlsx ends in .xlsx: give .jsonl or .csv, or a folder for Parquet"):
-        open_output(tmp_path / "rows.xlsx", RUN)
+        write(tmp_path / "rows.xlsx", ROWS)
+    (tmp_path / "rows.csv").write_text("mine\n")
+    with pytest.raises(ValueError, match=r"rows.csv was not written by this command: give another --output"):
+        write(tmp_path / "rows.csv", ROWS)
+    assert (tmp_path / "rows.csv").read_text() == "mine\n"
 
 
-@pytest.mark.parametrize("kind", KINDS[:2])
+@pytest.mark.parametrize("kind", FILES)
 def test_wherever_a_write_is_cut_off_the_next_run_adds_what_is_missing(tmp_path, kind):
     output, run = tmp_path / kind, RUN | {"num_return_sequences": 2}
     rows = [each for path in ("a.jpg", "b.jpg") for each in (row(path, "ein Häuschen"), row(path, "a house"))]
@@ -92,61 +75,37 @@ def test_wherever_a_write_is_cut_off_the_next_run_adds_what_is_missing(tmp_path,
     whole = output.read_bytes()
     for end in range(1, len(whole)):
         output.write_bytes(whole[:end])
-        with closing(open_output(output, run)) as sink:
+        with open_output(output, run) as sink:
             sink.write([each for each in rows if key_of(each["path"], None) not in sink.done])
         assert output.read_bytes() == whole, end
 
 
-@pytest.mark.parametrize("kind", KINDS[:2])
+@pytest.mark.parametrize("kind", FILES)
 def test_a_line_damaged_by_others_is_named_and_nothing_is_cut_off(tmp_path, kind):
     output = tmp_path / kind
     write(output, ROWS)
-    lines = output.read_bytes().splitlines(keepends=True)
-    output.write_bytes(b"".join([*lines[:1], b'x "\n', *lines[1:]]))
-    before = output.read_bytes()
+    first, *others = output.read_bytes().splitlines(keepends=True)
+    damaged = b"".join([first, b'x "\n', *others])
+    output.write_bytes(damaged)
     with pytest.raises(ValueError, match="line 2 is damaged"):
-        open_output(output, RUN)
-    assert output.read_bytes() == before
-
-
-def test_a_part_that_was_not_finished_is_none(tmp_path):
-    write(tmp_path / "rows", ROWS[:1])
-    (tmp_path / "rows" / ".part-00007.parquet.unfinished").write_bytes(b"PAR1")
-    assert write(tmp_path / "rows", ROWS[1:]) == {("a.jpg", "")}
-    assert {path.name for path in (tmp_path / "rows").iterdir()} == {"part-00000.parquet", "part-00001.parquet"}
-    assert len(read(tmp_path / "rows")) == 3
-
-
-def test_a_damaged_part_is_named(tmp_path):
-    write(tmp_path / "rows", ROWS[:1])
-    (tmp_path / "rows" / "part-00000.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match=r"part-00000.parquet is damaged: remove it"):
-        open_output(tmp_path / "rows", RUN)
-
-
-def test_parts_are_written_as_they_fill(tmp_path, monkeypatch):
-    monkeypatch.setattr(sinks, "PART_ROWS", 2)
-    with closing(open_output(tmp_path / "rows", RUN)) as sink:
-        for each in ROWS:
-            sink.write([each])
-        assert len(read(tmp_path / "rows")) == 2
-    assert len(read(tmp_path / "rows")) == 3
+        write(output, ROWS)
+    assert output.read_bytes() == damaged
 
 
 def test_a_name_that_is_no_text_stays_on_one_line_and_is_known_again(tmp_path):
     name = os.fsdecode(b"a\xff\nb.jpg")
     write(tmp_path / "rows.csv", [row(clean(name))])
-    assert write(tmp_path / "rows.csv", []) == {key_of(name, None)}
+    assert write(tmp_path / "rows.csv", [])[0] == {key_of(name, None)}
 
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    photos = Path("photos")
+    (photos / "sub").mkdir(parents=True)
     for name in ("a.jpg", "sub/b.png", "bad.jpg"):
-        path = tmp_path / "photos" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-    return Path("photos")
+        (photos / name).touch()
+    return photos
 
 
 SIDECAR_ROWS = [
@@ -158,22 +117,19 @@ SIDECAR_ROWS = [
 
 def write_sidecars(rows: list[dict], run: dict = RUN, **options) -> tuple[set, set]:
     """Add rows to the folder's sidecars; gives what was done before, and which of it failed."""
-    with closing(Sidecars(find_items(["photos"]), run, **options)) as sink:
+    with open_sidecars(find_items(["photos"]), run, **options) as sink:
         sink.write(rows)
         return sink.done, sink.failed
 
 
 def test_sidecars_lie_beside_their_images_and_are_found_done(photos):
+    first, bad, last = (key_of(each["path"], None) for each in SIDECAR_ROWS)
     assert write_sidecars(SIDECAR_ROWS[:2], metadata=True) == (set(), set())
-    assert write_sidecars(SIDECAR_ROWS[2:], metadata=True)[0] == {("photos/a.jpg", ""), ("photos/bad.jpg", "")}
-    assert write_sidecars([], metadata=True) == (
-        {key_of(each["path"], None) for each in SIDECAR_ROWS},
-        {("photos/bad.jpg", "")},
-    )
+    assert write_sidecars(SIDECAR_ROWS[2:], metadata=True) == ({first, bad}, {bad})
+    assert write_sidecars([], metadata=True) == ({first, bad, last}, {bad})
     assert (photos / "a.txt").read_bytes() == "ein Häuschen\n".encode()
     assert {path.name for path in photos.rglob("*.txt")} == {"a.txt", "b.txt"}
-    lines = (photos / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line) for line in lines] == [
+    assert rows_of(photos / "metadata.jsonl") == [
         {"file_name": "a.jpg", "text": "ein Häuschen"},
         {"file_name": "sub/b.png", "text": "a cat"},
     ]
@@ -186,15 +142,12 @@ def test_several_texts_are_lines_of_a_sidecar_and_a_list_of_metadata(photos):
     assert json.loads((photos / "metadata.jsonl").read_text()) == {"file_name": "a.jpg", "text": ["a dog", "a cat"]}
 
 
-def test_a_run_stopped_before_its_first_text_leaves_no_metadata(photos):
-    write_sidecars([], metadata=True)
-    assert not (photos / "metadata.jsonl").exists()
-
-
-def test_metadata_goes_without_sidecars(photos):
-    write_sidecars(SIDECAR_ROWS, suffix=None, metadata=True)
-    assert len((photos / "metadata.jsonl").read_text(encoding="utf-8").splitlines()) == 2
-    write_sidecars([], suffix=None, metadata=True)
+def test_metadata_is_written_whatever_stops_the_run_but_not_before_the_first_text(photos):
+    for rows in ([], SIDECAR_ROWS):
+        with suppress(KeyboardInterrupt), open_sidecars(find_items(["photos"]), RUN, None, metadata=True) as sink:
+            sink.write(rows)
+            raise KeyboardInterrupt
+        assert (photos / "metadata.jsonl").exists() == bool(rows)
     assert [path.read_bytes() for path in photos.rglob("*.[jp][pn]g")] == [b""] * 3
 
 
@@ -223,24 +176,20 @@ def test_a_sidecar_that_was_edited_stays_and_one_that_was_lost_comes_back(photos
     assert (photos / "sub/b.txt").read_text() == "a cat\n"
 
 
-def test_two_images_for_one_sidecar_are_named(photos):
-    (photos / "a.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"photos/a.jpg and photos/a.png would both have photos/a.txt: rename one"):
-        write_sidecars([])
-    assert not (photos / ".blip-ov.jsonl").exists()
-
-
 @pytest.mark.parametrize(
     ("items", "options", "message"),
     [
         ([Item("t.parquet#0", bytes)], {}, "t.parquet#0 is not in a folder of this machine: give --sidecar-folder"),
         ([Item("s3://b/a.jpg", bytes, folder="s3://b")], {}, "s3://b/a.jpg is not in a folder of this machine"),
         ([Item("a.jpg", bytes, text, "") for text in ("one?", "two?")], {}, "a.jpg has several: give --output"),
+        ([Item(f"a.{end}", bytes, None, "") for end in ("jpg", "png")], {}, "a.jpg and a.png would both have a.txt"),
         ([], {"suffix": ".png"}, "a sidecar cannot end in '.png'"),
         ([], {"suffix": "txt"}, "a sidecar cannot end in 'txt'"),
         ([], {"run": RUN | {"texts": ["one?", "two?"]}}, "the answer to one question, not to 2"),
     ],
 )
-def test_what_cannot_have_a_sidecar_is_named(items, options, message):
-    with pytest.raises(ValueError, match=message):
-        Sidecars(items, **{"run": RUN} | options)
+def test_what_cannot_have_a_sidecar_is_named(tmp_path, monkeypatch, items, options, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message), open_sidecars(items, **{"run": RUN} | options):
+        pass
+    assert not list(tmp_path.iterdir())

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blip_openvino.apps.blip import IMAGES_AT_ONCE
 from blip_openvino.apps.collections.pipeline import Summary, batched
@@ -137,9 +137,7 @@ def connected(address: str) -> Iterator[None]:
     with extra("cluster"):
         # Ray, which only clusters need, and which reads its settings as it is imported.
         import ray
-    options: dict[str, Any] = {}
-    if address == "local":
-        options = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    options = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except Exception as error:  # of many kinds: ConnectionError, RuntimeError where versions differ, Exception itself
@@ -164,18 +162,10 @@ def list_items(items: Iterable[Item], texts: Sequence[str]) -> list[pyarrow.Tabl
                 number = id_of(item.path, text)
                 if number not in seen:
                     seen.add(number)
-                    content = content_of(item) if item.folder is None else None
+                    content = item.read() if item.folder is None else None
                     yield {ID: number, "path": os.fsencode(item.path), "text": text, "content": content}
 
     return [pyarrow.Table.from_pylist(rows, pyarrow.schema(types)) for rows in batched(listed(), ROWS_AT_ONCE)]
-
-
-def content_of(item: Item) -> bytes:
-    """The image that a table has; empty where it has none, which the worker then says in the row."""
-    try:
-        return item.read()
-    except ValueError:
-        return b""
 
 
 def count_done(output: Path, checkpoint: Path, texts: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ import click
 from blip_openvino.apps.blip import IMAGES_AT_ONCE, Blip
 from blip_openvino.apps.collections.cluster import run_on_cluster
 from blip_openvino.apps.collections.pipeline import Run, Summary, run_collection
-from blip_openvino.apps.collections.sidecars import Sidecars
+from blip_openvino.apps.collections.sidecars import open_sidecars
 from blip_openvino.apps.collections.sinks import Sink, open_output
 from blip_openvino.apps.collections.sources import Item, Items, find_items, is_address, is_collection
 from blip_openvino.apps.collections.tables import read_table
@@ -74,9 +74,8 @@ class Collection:
         for first, second, is_wrong in (
             ("--output", "--sidecar or --metadata", self.output and (self.sidecar or self.metadata)),
             ("--output", "--sidecar-folder", self.output and self.sidecar_folder),
-            ("--output or --sidecar", "--json, which prints", as_json),
-            ("--output or --sidecar", "-, standard input", "-" in self.images),
             ("--cluster", "--sidecar or --metadata", self.cluster and (self.sidecar or self.metadata)),
+            ("--output or --sidecar", "--json, which prints", as_json),
             ("--table", "IMAGE or --list", self.table and (self.images or self.list_file)),
             (named("text_column"), "a question or prompt for all", self.text_column and self.texts),
         ):
@@ -95,12 +94,12 @@ class Collection:
             return read_table(self.table, self.image_column or "image", self.text_column)
         return find_items(self.images, self.list_file)
 
-    def sink(self, items: Iterable[Item], run: Run) -> Sink:
+    def sink(self, items: Iterable[Item], run: Run) -> AbstractContextManager[Sink]:
         """Where the texts go."""
         if self.output:
             return open_output(self.output, run.identity(), self.overwrite)
         places = self.sidecar, self.sidecar_folder, self.metadata
-        return Sidecars(items, run.identity(), *places, overwrite=self.overwrite)
+        return open_sidecars(items, run.identity(), *places, overwrite=self.overwrite)
 
 
 def write_collection(
@@ -132,7 +131,7 @@ def write_here(collection: Collection, begin: Callable[[], Run]) -> Summary:
     """Work a collection off in this process."""
     items, limit = collection.items(), collection.limit
     total, run = min(len(items), limit or len(items)) * max(1, len(collection.texts)), begin()
-    with closing(collection.sink(islice(items, limit), run)) as sink:
+    with collection.sink(islice(items, limit), run) as sink:
         say_found(len(sink.done), len(sink.failed))
         return run_with_bar(run, islice(items, limit), sink, total, collection.batch or IMAGES_AT_ONCE)
 

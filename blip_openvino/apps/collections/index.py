@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,12 +94,6 @@ class ImageIndex:
         """The precision that it was made at."""
         return self._metadata()["precision"]
 
-    @property
-    def errors(self) -> dict[str, str]:
-        """Why images could not be read, by path."""
-        rows = self._table.search().where("error IS NOT NULL").select(["path", "error"]).limit(self._table.count_rows())
-        return {row["path"]: row["error"] for row in rows.to_list()}
-
     def __len__(self) -> int:
         """How many images can be found."""
         return self._table.count_rows("error IS NULL")
@@ -121,14 +115,16 @@ class ImageIndex:
             ValueError: the index was made by another model.
         """
         self._check(blip)
-        known, there = self._stamps(), set()
-        update = Update()
-        for batch in batched(self._stale(items, known, there, update), WRITTEN_AT_ONCE):
-            self._write(blip, batch, known, update)
+        known, given = self._stamps(), {item.path: item for item in items}
+        stamps = {path: stamp_of(path) for path in given}
+        stale = [item for path, item in given.items() if stamps[path] is None or stamps[path] != known.get(path)]
+        update = Update(unchanged=len(given) - len(stale))
+        for batch in batched(stale, WRITTEN_AT_ONCE):
+            self._write(blip, batch, stamps, known, update)
             progress(update)
-        gone = [path for path in known if path not in there and stamp_of(path) is None]
-        for start in range(0, len(gone), 1000):
-            quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in gone[start : start + 1000])
+        gone = [path for path in known if stamps.get(path) is None and stamp_of(path) is None]
+        for some in batched(gone, 1000):
+            quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in some)
             self._table.delete(f"path IN ({quoted})")
         update.removed = len(gone)
         self._table.optimize()
@@ -192,28 +188,18 @@ class ImageIndex:
             self._read = version, found["path"], vectors
         return self._read[1:]
 
-    def _stale(
-        self, items: Iterable[Item], known: dict[str, str | None], there: set[str], update: Update
-    ) -> Iterator[tuple[Item, str | None]]:
-        """Those to encode, each with its stamp: new ones, changed ones, and those that could not be read before.
-
-        Paths of files that are there go into `there`: of an address, to look again takes another request.
-        """
-        for item in items:
-            stamp = stamp_of(item.path)
-            if stamp is not None:
-                there.add(item.path)
-            if stamp is not None and known.get(item.path) == stamp:
-                update.unchanged += 1
-            else:
-                yield item, stamp
-
     def _write(
-        self, blip: Blip, batch: list[tuple[Item, str | None]], known: dict[str, str | None], update: Update
+        self,
+        blip: Blip,
+        items: list[Item],
+        stamps: Mapping[str, str | None],
+        known: Mapping[str, str | None],
+        update: Update,
     ) -> None:
+        """Encode some images and write their rows; what is done is added to `update`."""
         rows, pictures = [], []
-        for item, stamp in batch:
-            row = {"path": item.path, "stamp": stamp, "vector": None, "error": None}
+        for item in items:
+            row = {"path": item.path, "stamp": stamps[item.path], "vector": None, "error": None}
             try:
                 pictures.append(load_image(item.read()))
             except (ValueError, OSError) as error:

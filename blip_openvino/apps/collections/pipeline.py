@@ -1,7 +1,7 @@
 """A collection of any size captioned or asked: read, decoded, encoded and written at once, little of it in memory.
 
 run = Run(blip_openvino.load("Salesforce/blip-vqa-base"), "caption")
-with closing(open_output("captions.jsonl", run.identity())) as sink:
+with open_output("captions.jsonl", run.identity()) as sink:
     print(run_collection(run, find_items(["photos"]), sink))
 """
 
@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby, islice
 from typing import Any, Literal, TypeVar
@@ -33,6 +32,8 @@ BATCHES_AHEAD = 2
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
+Written = tuple[str | None, float | None, str | None]
+"""A text and its log-probability, or in their place an error."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,14 @@ class Run:
         """How rows name the model."""
         return self.model or self.blip.model.config.architectures[0]
 
-    def answer(self, images: EncodedImages, texts: Sequence[str | None]) -> list[list[Answer] | Exception]:
-        """Each image's texts, or the error that its question gives."""
+    def answer(self, images: EncodedImages, texts: Sequence[str | None]) -> list[list[Written]]:
+        """What is written about each image, or the error that its question gives."""
         try:
-            return self._write(images, [text or "" for text in texts] if self.task == "caption" else texts)
+            found = self._write(images, [text or "" for text in texts] if self.task == "caption" else texts)
+            return [[(clean(each.text), round(each.score, 4) + 0.0, None) for each in answers] for answers in found]
         except ValueError as error:
             if len(texts) == 1:
-                return [error]
+                return [failed(error)]
         return [each for row, text in enumerate(texts) for each in self.answer(images[row : row + 1], [text])]
 
     def _write(self, images: EncodedImages | Image.Image, texts: Sequence[str | None]) -> list[list[Answer]]:
@@ -118,13 +120,12 @@ class Summary:
 
 @dataclass
 class Picture:
-    """An image as it goes through: what is asked about it, its size, and its pixels or why there are none."""
+    """An image as it goes through: what is asked about it, its size and pixels, and for each item what is written."""
 
     items: list[Item]
     size: tuple[int | None, int | None] = (None, None)
     pixel_values: np.ndarray | None = None  # [1, 3, H, W] float32
-    error: Exception | None = None
-    answers: list[list[Answer] | Exception] = field(default_factory=list)
+    answers: list[list[Written]] = field(default_factory=list)
 
 
 def run_collection(
@@ -132,7 +133,6 @@ def run_collection(
     items: Iterable[Item],
     sink: Sink,
     batch: int = IMAGES_AT_ONCE,
-    readers: int = READERS,
     progress: Callable[[Summary], None] = lambda so_far: None,
 ) -> Summary:
     """Ask about every image that `sink` has no row of yet, each once, in their order; a bad image is a row too.
@@ -142,7 +142,6 @@ def run_collection(
         items: of any number, read as they are needed. Those in a row that are of one path share the image.
         sink: opened for `run.identity()`; not closed.
         batch: how many images are encoded and written about together; in float32 the texts do not depend on it.
-        readers: how many threads read and decode.
         progress: called with what was done so far.
 
     Raises:
@@ -168,50 +167,60 @@ def run_collection(
                 else:
                     yield replace(item, text=text)
 
+    for rows in rows_of(run, missing(), batch):
+        sink.write(rows)
+        written += len({(row["path"], row[COLUMNS[run.task][1]]) for row in rows})
+        errors += sum(bool(row["error"]) for row in rows)
+        progress(so_far())
+    return so_far()
+
+
+def rows_of(run: Run, items: Iterable[Item], batch: int) -> Iterator[list[Row]]:
+    """The rows of all items, `batch` images at a time: while some are written about, others are read and encoded."""
+
     def read(items: list[Item]) -> Picture:
         try:
             image = load_image(items[0].read())
             return Picture(items, image.size, run.blip.processor(images=image)["pixel_values"])
         except (ValueError, OSError) as error:
-            return Picture(items, error=error)
+            return Picture(items, answers=[failed(error)] * len(items))
 
     def encode(pictures: list[Picture]) -> tuple[list[Picture], EncodedImages | None]:
         pixels = [each.pixel_values for each in pictures if each.pixel_values is not None]
         return pictures, run.blip.model.encode_images(np.concatenate(pixels)) if pixels else None
 
-    groups = (list(group) for _, group in groupby(missing(), key=lambda item: item.path))
-    with threads(readers, "blip-read") as reading, threads(1, "blip-vision") as vision:
+    groups = (list(group) for _, group in groupby(items, key=lambda item: item.path))
+    with ThreadPoolExecutor(READERS) as reading, ThreadPoolExecutor(1) as vision:
         pictures = ahead(reading, read, groups, BATCHES_AHEAD * batch)
-        for encoded in ahead(vision, encode, batched(pictures, batch), 1):
-            rows = rows_of(run, *encoded)
-            sink.write(rows)
-            asked, failed = sum(len(each.items) for each in encoded[0]), sum(bool(row["error"]) for row in rows)
-            written, errors = written + asked, errors + failed
-            progress(so_far())
-    return so_far()
+        for some, encoded in ahead(vision, encode, batched(pictures, batch), 1):
+            write_about(run, some, encoded)
+            yield [row for picture in some for row in picture_rows(run, picture)]
 
 
-def rows_of(run: Run, pictures: Sequence[Picture], encoded: EncodedImages | None) -> list[Row]:
-    """The rows of some images, of which those without an error are encoded."""
-    good = [each for each in pictures if each.error is None]
+def write_about(run: Run, pictures: Sequence[Picture], encoded: EncodedImages | None) -> None:
+    """Set the answers of some images, of which those that have pixels are encoded."""
+    good = [each for each in pictures if each.pixel_values is not None]
     for turn in range(max((len(each.items) for each in good), default=0)):  # each image's first question, second, ...
         asked = [row for row, each in enumerate(good) if len(each.items) > turn]
         images = encoded if len(asked) == len(good) else encoded[np.array(asked)]
         answers = run.answer(images, [good[row].items[turn].text for row in asked])
         for row, answer in zip(asked, answers, strict=True):
             good[row].answers.append(answer)
-    rows = []
-    for picture in pictures:
-        answers = picture.answers if picture.error is None else [picture.error] * len(picture.items)
-        for item, found in zip(picture.items, answers, strict=True):
-            for each in [found] if isinstance(found, Exception) else found:
-                is_error = isinstance(each, Exception)
-                text, score = (None, None) if is_error else (clean(each.text), round(each.score, 4) + 0.0)
-                error = one_line(each) if is_error else None
-                asked_text = None if item.text is None else clean(item.text)
-                values = clean(item.path), asked_text, text, score, *picture.size, run.name, run.blip.model.precision
-                rows.append(dict(zip(COLUMNS[run.task], (*values, error), strict=True)))
-    return rows
+
+
+def picture_rows(run: Run, picture: Picture) -> Iterator[Row]:
+    """The rows of an image: for each item as many as there are texts."""
+    about = *picture.size, run.name, run.blip.model.precision
+    for item, answers in zip(picture.items, picture.answers, strict=True):
+        asked = item.text and clean(item.text)
+        for text, score, error in answers:
+            values = clean(item.path), asked, text, score, *about, error
+            yield dict(zip(COLUMNS[run.task], values, strict=True))
+
+
+def failed(error: Exception) -> list[Written]:
+    """The error in place of texts."""
+    return [(None, None, one_line(error))]
 
 
 def ahead(pool: Executor, make: Callable[[Given], Made], things: Iterable[Given], most: int) -> Iterator[Made]:
@@ -230,13 +239,3 @@ def batched(things: Iterable[Given], size: int) -> Iterator[list[Given]]:
     things = iter(things)
     while some := list(islice(things, size)):
         yield some
-
-
-@contextmanager
-def threads(number: int, name: str) -> Iterator[Executor]:
-    """A pool that starts nothing more once the block is left."""
-    pool = ThreadPoolExecutor(number, name)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -10,7 +10,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -47,12 +47,12 @@ class Sink(Protocol):
     def write(self, rows: Sequence[Row]) -> None:
         """Add rows, all of an image and question together."""
 
-    def close(self) -> None:
-        """Write what is held back; no rows come after it."""
 
-
-def open_output(output: str | Path, run: Mapping[str, Any], overwrite: bool = False) -> Sink:
-    """Open a file (.jsonl, .csv) or a folder of Parquet parts, to begin it or to go on with it.
+@contextmanager
+def open_output(
+    output: str | Path, run: Mapping[str, Any], overwrite: bool = False, other: str = "another --output"
+) -> Iterator[Lines | Parts]:
+    """A file (.jsonl, .csv) or a folder of Parquet parts, to begin it or to go on with it; whole when it is left.
 
     Beside it, in a file ending in `.run.json`, lies what it is the output of.
 
@@ -60,6 +60,7 @@ def open_output(output: str | Path, run: Mapping[str, Any], overwrite: bool = Fa
         output: its suffix says which; a folder has none, or is there already.
         run: what its texts depend on, as `Run.identity` of `apps.collections.pipeline` gives it.
         overwrite: remove what is there.
+        other: what an error tells to give where the output is not this run's.
 
     Raises:
         ValueError: what is there is of another run or none, or damaged; another process writes there; or the suffix is
@@ -69,10 +70,13 @@ def open_output(output: str | Path, run: Mapping[str, Any], overwrite: bool = Fa
     """
     path = Path(output)
     if path.is_dir() or not path.suffix:
-        return Parts(path, run, overwrite)
-    if path.suffix not in SUFFIXES:
+        kind, files = Parts, path.glob("*.parquet")
+    elif path.suffix in SUFFIXES:
+        kind, files = Lines, [path]
+    else:
         raise ValueError(f"{path} ends in {path.suffix}: give {' or '.join(SUFFIXES)}, or a folder for Parquet")
-    return Lines(path, run, overwrite)
+    with sole_writer(path, run, overwrite, files, other), closing(kind(path, run)) as sink:
+        yield sink
 
 
 def clean(text: str) -> str:
@@ -97,26 +101,23 @@ def schema_of(task: str) -> pyarrow.Schema:
 class Lines:
     """A sink that is a file of lines: JSON objects, or CSV below a line of names."""
 
-    def __init__(self, path: Path, run: Mapping[str, Any], overwrite: bool = False, other: str = "another --output"):
+    def __init__(self, path: Path, run: Mapping[str, Any]):
         self.path, self.columns, self.is_csv = path, COLUMNS[run["task"]], path.suffix == ".csv"
         self.done: set[Key] = set()
         self.failed: set[Key] = set()
         end, texts = 0, run.get("num_return_sequences", 1)
-        with ExitStack() as held:
-            held.enter_context(sole_writer(path, run, overwrite, [path], other))
-            for key, group in groupby(self._read(), key=lambda read: key_of(*read[0][:2])):
-                rows = list(group)
-                if rows[0][0][-1]:
-                    self.failed.add(key)
-                elif len(rows) < texts:  # it is the last, and some of its rows were lost
-                    continue
-                self.done.add(key)
-                end = rows[-1][1]
-            self.file = held.enter_context(path.open("ab", buffering=0))
-            self.file.truncate(end)
-            if self.is_csv and not end:
-                self.write([dict(zip(self.columns, self.columns, strict=True))])
-            self.held = held.pop_all()
+        for key, group in groupby(self._read(), key=lambda read: key_of(*read[0][:2])):
+            rows = list(group)
+            if rows[0][0][-1]:
+                self.failed.add(key)
+            elif len(rows) < texts:  # it is the last, and some of its rows were lost
+                continue
+            self.done.add(key)
+            end = rows[-1][1]
+        self.file = path.open("ab", buffering=0)
+        self.file.truncate(end)
+        if self.is_csv and not end:
+            self.write([dict(zip(self.columns, self.columns, strict=True))])
 
     def rows(self) -> Iterator[Row]:
         """All that it has."""
@@ -134,8 +135,8 @@ class Lines:
         os.fsync(self.file.fileno())
 
     def close(self) -> None:
-        """See `Sink.close`."""
-        self.held.close()
+        """Write no more."""
+        self.file.close()
 
     def _read(self) -> Iterator[tuple[list[Any], int]]:
         """The values of each whole row, and where in the file it ends."""
@@ -165,32 +166,23 @@ class Lines:
 class Parts:
     """A sink that is a folder of Parquet files, each there as a whole or not at all."""
 
-    def __init__(self, folder: Path, run: Mapping[str, Any], overwrite: bool = False):
+    def __init__(self, folder: Path, run: Mapping[str, Any]):
         with extra("collections"):
             # pyarrow, which only Parquet needs.
-            import pyarrow
+            import pyarrow.dataset
             import pyarrow.parquet
-        self.arrow, self.folder, self.waiting = pyarrow, folder, []
-        self.schema, names = schema_of(run["task"]), COLUMNS[run["task"]]
+        self.arrow, self.folder, self.schema, self.waiting = pyarrow, folder, schema_of(run["task"]), []
         self.done: set[Key] = set()
         self.failed: set[Key] = set()
-        with ExitStack() as held:
-            held.enter_context(sole_writer(folder, run, overwrite, folder.glob("*.parquet")))
-            folder.mkdir(exist_ok=True)
-            for unfinished in folder.glob(".part-*.unfinished"):
-                unfinished.unlink()
-            parts = sorted(folder.glob("part-*.parquet"))
-            self.number = int(parts[-1].stem.removeprefix("part-")) + 1 if parts else 0
-            for part in parts:
-                try:
-                    read = pyarrow.parquet.ParquetFile(part).read([*names[:2], "error"])
-                except pyarrow.ArrowInvalid as error:
-                    raise ValueError(f"{part} is damaged: remove it, and what it had is done again") from error
-                for path, text, error in zip(*(column.to_pylist() for column in read.columns), strict=True):
-                    self.done.add(key_of(path, text))
-                    if error:
-                        self.failed.add(key_of(path, text))
-            self.held = held.pop_all()
+        folder.mkdir(exist_ok=True)
+        parts = {int(part.stem.removeprefix("part-")): str(part) for part in folder.glob("part-*.parquet")}
+        self.number = max(parts, default=-1) + 1
+        written = pyarrow.dataset.dataset(list(parts.values()), self.schema, format="parquet")
+        for batch in written.to_batches(columns=[*self.schema.names[:2], "error"]):
+            for path, text, error in zip(*map(pyarrow.Array.to_pylist, batch.columns), strict=True):
+                self.done.add(key_of(path, text))
+                if error:
+                    self.failed.add(key_of(path, text))
 
     def write(self, rows: Sequence[Row]) -> None:
         """See `Sink.write`; they are on the disk when there are enough for a part."""
@@ -199,10 +191,9 @@ class Parts:
             self._flush()
 
     def close(self) -> None:
-        """See `Sink.close`."""
-        with self.held:
-            if self.waiting:
-                self._flush()
+        """Write what is held back."""
+        if self.waiting:
+            self._flush()
 
     def _flush(self) -> None:
         table = self.arrow.Table.from_pylist(self.waiting, self.schema)
@@ -218,18 +209,16 @@ def sole_writer(
     """Be the only writer of an output, made sure to be this run's.
 
     Args:
-        output, run, overwrite: see `open_output`.
+        output, run, overwrite, other: see `open_output`.
         files: what of it there may be.
-        other: what an error tells to give where the output is not this run's.
     """
     output = Path(os.path.abspath(output))
     output.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output.with_name(f".{output.name.lstrip('.')}.lock"))
     try:
-        lock.acquire(blocking=False)
+        lock = FileLock(output.with_name(f".{output.name.lstrip('.')}.lock")).acquire(blocking=False)
     except Timeout as error:
         raise ValueError(f"another process is writing {output}: wait for it, or give {other}") from error
-    try:
+    with lock:
         there = [file for file in files if file.exists() and file.stat().st_size]
         record = output.with_name(f"{output.name}.run.json")
         if there and not overwrite:
@@ -241,8 +230,6 @@ def sole_writer(
             with written_whole(record) as file:
                 file.write(json.dumps(run, indent=2).encode())
         yield
-    finally:
-        lock.release()
 
 
 def check_record(output: Path, record: Path, run: Mapping[str, Any], other: str) -> None:
@@ -250,16 +237,20 @@ def check_record(output: Path, record: Path, run: Mapping[str, Any], other: str)
     if not record.exists():
         raise ValueError(f"{output} was not written by this command: give {other}, or --overwrite to replace it")
     before, now = json.loads(record.read_text(encoding="utf-8")), json.loads(json.dumps(run))
-    differing = [
-        f"{name} {before.get(name)!r}, not {now.get(name)!r}"
-        for name in {**before, **now}
-        if name != "model" and before.get(name) != now.get(name)
-    ]
-    if differing:
+    if differing := differences(before, now):
         raise ValueError(
-            f"{output} was written by {before.get('model')} with {'; '.join(differing)}: "
+            f"{output} was written by {before.get('model')} with {differing}: "
             f"give {other}, or --overwrite to replace it"
         )
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What two runs differ in, but for the name of their model; empty where they write the same."""
+    return "; ".join(
+        f"{name} {one.get(name)!r}, not {other.get(name)!r}"
+        for name in {**one, **other}
+        if name != "model" and one.get(name) != other.get(name)
+    )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
 
@@ -74,8 +74,7 @@ def find_items(inputs: Iterable[str] = (), list_file: str | None = None) -> list
             raise ValueError(f"{each} has no images: none ends in {', '.join(sorted(SUFFIXES))}")
         items += found
     if list_file is not None:
-        with open_file(list_file) as file:
-            lines = file.read().decode("utf-8-sig").splitlines()
+        lines = read_file(list_file).decode("utf-8-sig").splitlines()
         named = [item_at(line.strip()) for line in lines if line.strip()]
         if not named:
             raise ValueError(f"{list_file} names no images: it takes a path or an address a line")
@@ -95,20 +94,16 @@ def is_address(path: str) -> bool:
 
 def item_at(path: str, text: str | None = None) -> Item:
     """The item of one file, by its path or address; whether it is there is known when it is read."""
-    read = read_address if is_address(path) else read_path
-    return Item(path, partial(read, path), text, os.path.dirname(path))
+    return Item(path, partial(read_file, path), text, os.path.dirname(path))
 
 
-def read_path(path: str) -> bytes:
-    """The content of a file."""
-    return Path(path).read_bytes()
-
-
-def read_address(address: str) -> bytes:
-    """The content of a file by its address; OSError where it cannot be read."""
-    with _reaching(address):
-        fs, path = filesystem(address)
-        return fs.cat_file(path)
+def read_file(path: str) -> bytes:
+    """The content of a file by its path or address; OSError where it cannot be read."""
+    if not is_address(path):
+        return Path(path).read_bytes()
+    with reaching(path):
+        fs, inner = filesystem(path)
+        return fs.cat_file(inner)
 
 
 def filesystem(address: str) -> tuple[AbstractFileSystem, str]:
@@ -120,24 +115,11 @@ def filesystem(address: str) -> tuple[AbstractFileSystem, str]:
 
 
 @contextmanager
-def open_file(path: str) -> Iterator[BinaryIO]:
-    """A file to read bytes from, by its path or address."""
-    if not is_address(path):
-        with open(path, "rb") as file:
-            yield file
-        return
-    with _reaching(path):
-        fs, inner = filesystem(path)
-        file = fs.open(inner, "rb")
-    with file:
-        yield file
-
-
-@contextmanager
-def _reaching(address: str) -> Iterator[None]:
+def reaching(address: str) -> Iterator[None]:
+    """Make an OSError of what else a store's client raises."""
     try:
         yield
-    except (OSError, ImportError):
+    except (OSError, ValueError, ImportError):
         raise
     except Exception as error:  # of a client for a store, such as botocore's
         raise OSError(f"{address} cannot be reached: {error}") from error
@@ -160,7 +142,7 @@ def _on_disk(given: str) -> list[Item]:
         return [item_at(given)]
     else:
         raise FileNotFoundError(f"there is no {given}: give an image, a folder, a glob or an address of them")
-    return [Item(path, partial(read_path, path), None, folder) for path in paths]
+    return [Item(path, partial(read_file, path), None, folder) for path in paths]
 
 
 def _walk(folder: str) -> list[str]:
@@ -184,19 +166,19 @@ def _at_address(address: str) -> list[Item]:
     # A `?` may be part of a web address, and to ask each image whether it is a folder takes a request.
     if _is_image(address) and "*" not in address:
         return [item_at(address)]
-    with _reaching(address):
+    with reaching(address):
         fs, path = filesystem(address)
-        is_folder = "*" not in path and fs.isdir(path)
-        if not is_folder and "*" not in path:
+        if "*" in path:
+            folder, found = _folder_of_glob(path), fs.glob(path)
+        elif fs.isdir(path):
+            folder, found = path.rstrip("/"), fs.find(path)
+        else:
             return [item_at(address)]
-        folder = path.rstrip("/") if is_folder else _folder_of_glob(path)
-        found = sorted(fs.find(path) if is_folder else fs.glob(path))
-    start = len(folder)
-    visible = [each for each in found if _is_image(each) and "/." not in each[start:]]
     whole = fs.unstrip_protocol
+    visible = [each for each in sorted(found) if _is_image(each) and "/." not in each[len(folder) :]]
     return [Item(whole(each), partial(_read_there, fs, each), None, whole(folder)) for each in visible]
 
 
 def _read_there(fs: AbstractFileSystem, path: str) -> bytes:
-    with _reaching(path):
+    with reaching(path):
         return fs.cat_file(path)

@@ -7,15 +7,17 @@ for item in read_table("questions.csv", "image", "question"):
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from blip_openvino.apps.collections.sources import Item, Items, is_address, item_at, open_file
+from blip_openvino.apps.collections.sources import Item, Items, filesystem, is_address, item_at, reaching, read_file
 from blip_openvino.apps.errors import extra
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
 
 SUFFIXES = (".parquet", ".csv", ".jsonl")
 ROWS_AT_ONCE = 16
@@ -42,12 +44,11 @@ def read_table(table: str, image_column: str = "image", text_column: str | None 
     if table.endswith(".parquet"):
         items: Items = ParquetItems(table, *wanted)
     else:
-        with open_file(table) as file:
-            items = []
-            for values in _csv_rows(file) if table.endswith(".csv") else _json_rows(table, file):
-                if not items:
-                    _check_columns(table, values, wanted)
-                items.append(_item_of_cell(table, len(items), *map(values.get, wanted)))
+        lines = io.StringIO(read_file(table).decode("utf-8-sig"), newline="")
+        rows = list(csv.DictReader(lines) if table.endswith(".csv") else _json_rows(table, lines))
+        if rows:
+            _check_columns(table, rows[0], wanted)
+        items = [_item_of_cells(table, number, *map(row.get, wanted)) for number, row in enumerate(rows)]
     if not len(items):
         raise ValueError(f"{table} has no rows")
     return items
@@ -70,59 +71,43 @@ class ParquetItems:
         with self._open() as file:
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=self.columns):
                 for values in batch.to_pylist():
-                    yield _item_of_cell(self.table, row, *map(values.get, self.columns))
+                    yield _item_of_cells(self.table, row, *map(values.get, self.columns))
                     row += 1
 
-    @contextmanager
-    def _open(self) -> Iterator[Any]:
+    def _open(self) -> ParquetFile:
         with extra("collections"):
             # pyarrow, which only Parquet needs.
-            import pyarrow
-            import pyarrow.parquet
-        with open_file(self.table) as file:
+            from pyarrow import ArrowInvalid
+            from pyarrow.parquet import ParquetFile
+        with reaching(self.table):
+            fs, path = filesystem(self.table) if is_address(self.table) else (None, self.table)
             try:
-                parquet = pyarrow.parquet.ParquetFile(file)
-            except pyarrow.ArrowInvalid as error:
+                return ParquetFile(path, filesystem=fs)
+            except ArrowInvalid as error:
                 raise ValueError(f"{self.table} is damaged or no Parquet: {error}") from error
-            yield parquet
 
 
-def _csv_rows(file: BinaryIO) -> Iterator[Mapping[str, object]]:
-    return csv.DictReader(line.decode("utf-8-sig") for line in file)
+def _json_rows(table: str, lines: Iterable[str]) -> Iterator[Mapping[str, object]]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield dict(json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{table}, line {number} is no JSON object: {error}") from error
 
 
-def _json_rows(table: str, file: BinaryIO) -> Iterator[Mapping[str, object]]:
-    for number, line in enumerate(file, start=1):
-        try:
-            row = json.loads(line) if line.strip() else {}
-        except ValueError as error:
-            raise ValueError(f"{table}, line {number} is no JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{table}, line {number} is no JSON object")
-        if row:
-            yield row
-
-
-def _check_columns(table: str, there: Iterable[str], wanted: Sequence[str]) -> None:
-    there = list(there)
+def _check_columns(table: str, there: Iterable[str], wanted: Iterable[str]) -> None:
     for column in wanted:
         if column not in there:
             raise ValueError(f"{table} has no column {column!r}; there are {', '.join(map(repr, there))}")
 
 
-def _item_of_cell(table: str, row: int, image: object, text: object = None) -> Item:
+def _item_of_cells(table: str, row: int, image: object, text: object = None) -> Item:
     """The item that a table's cells stand for."""
     text = None if text is None or text == "" else str(text)
     if isinstance(image, dict):  # as `datasets` saves images
         image = image.get("bytes") or image.get("path")
     if isinstance(image, str) and image:
         return item_at(image if is_address(image) else os.path.join(os.path.dirname(table), image), text)
-    content = image if isinstance(image, bytes) else None
-    return Item(f"{table}#{row}", partial(cell_content, content), text)
-
-
-def cell_content(content: bytes | None) -> bytes:
-    """An image's bytes from a table; ValueError where it has none."""
-    if not content:
-        raise ValueError("the table has no image there")
-    return content
+    content = image if isinstance(image, bytes) else b""
+    return Item(f"{table}#{row}", lambda: content, text)

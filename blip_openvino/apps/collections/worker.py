@@ -7,17 +7,15 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from blip_openvino.apps.collections.pipeline import Run, run_collection
-from blip_openvino.apps.collections.sinks import COLUMNS, Row, key_of, schema_of
+from blip_openvino.apps.collections.pipeline import Run, rows_of
+from blip_openvino.apps.collections.sinks import COLUMNS, differences, key_of, schema_of
 from blip_openvino.apps.collections.sources import Item, is_address, item_at
-from blip_openvino.apps.collections.tables import cell_content
 from blip_openvino.apps.load import cache_root, load
 from blip_openvino.ir.files import CHECKSUMS, architecture, load_config, staging, weight_sizes, writing
 
@@ -75,14 +73,10 @@ class Worker:
         threads = {"INFERENCE_NUM_THREADS": CPUS, "ENABLE_CPU_PINNING": False}  # a node's workers share its cores
         blip = load(folder_on_node(job), "CPU", job.precision, {**job.ov_config, **threads})
         run = Run(blip, job.task, job.texts, job.generate, job.model)
-        here = run.identity()
-        if here != job.identity:
-            differing = [
-                f"{name} {here[name]!r}, not {value!r}" for name, value in job.identity.items() if here[name] != value
-            ]
+        if differing := differences(run.identity(), job.identity):
             raise ValueError(
-                f"{platform.node()} has {'; '.join(differing)}: "
-                "give --inference-precision f32 where processors differ, and one version of this package to all"
+                f"{platform.node()} has {differing}: give --inference-precision f32 where processors differ, "
+                "and one version of this package to all"
             )
         self.run, self.batch, self.base = replace(run, texts=()), batch, job.base
 
@@ -91,25 +85,13 @@ class Worker:
         # pyarrow, which came with Ray.
         import pyarrow
 
-        rows = Rows()
-        run_collection(self.run, [item_of(row, self.base) for row in listed.to_pylist()], rows, self.batch)
+        items = [item_of(row, self.base) for row in listed.to_pylist()]
         schema = schema_of(self.run.task).append(pyarrow.field(ID, pyarrow.int64()))
         text = COLUMNS[self.run.task][1]
-        with_ids = [{**row, ID: id_of(row["path"], row[text])} for row in rows.written]
+        with_ids = [
+            {**row, ID: id_of(row["path"], row[text])} for rows in rows_of(self.run, items, self.batch) for row in rows
+        ]
         return pyarrow.Table.from_pylist(with_ids, schema)
-
-
-class Rows:
-    """A sink that keeps its rows."""
-
-    done = failed = frozenset()
-
-    def __init__(self):
-        self.written: list[Row] = []
-
-    def write(self, rows: list[Row]) -> None:
-        """See `Sink.write`."""
-        self.written += rows
 
 
 def id_of(path: str, text: str | None) -> int:
@@ -124,9 +106,10 @@ def id_of(path: str, text: str | None) -> int:
 def item_of(listed: Mapping[str, Any], base: str) -> Item:
     """The item that a row of the list stands for; `base` is where relative paths begin."""
     path, content = os.fsdecode(listed["path"]), listed["content"]
+    if content is not None:
+        return Item(path, lambda: content, listed["text"])
     place = path if is_address(path) else os.path.join(base, path)
-    read = item_at(place).read if content is None else partial(cell_content, content)
-    return Item(path, read, listed["text"])
+    return replace(item_at(place, listed["text"]), path=path)
 
 
 def share_folder(job: Job) -> tuple[str, ObjectRef]:
