@@ -82,8 +82,20 @@ class TwoNodes:
     def workers(self, node) -> list[int]:
         """Processes of a node that have a model."""
         (raylet,) = node.all_processes["raylet"]
-        command = ["pgrep", "--parent", str(raylet.process.pid), "--full", "^ray::MapWorker.MapBatches"]
-        return [int(line) for line in subprocess.run(command, capture_output=True, text=True).stdout.split()]
+        return [
+            int(each.name)
+            for each in Path("/proc").glob("[0-9]*")
+            if read(each / "cmdline").startswith("ray::MapWorker(MapBatches")
+            and read(each / "stat").rpartition(")")[2].split()[1] == str(raylet.process.pid)
+        ]
+
+
+def read(path: Path) -> str:
+    """A file of /proc, empty where the process has ended."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 @pytest.fixture(scope="module")
