@@ -115,7 +115,8 @@ def draw(results: dict, file: Path) -> None:
             panel.plot(line.keys(), line.values(), "o-", color=f"C{index}", markersize=3.5, label=side)
         if curve in LOG_AXES:
             panel.set_xscale("log", base=2)
-            panel.set_yscale("log")
+            panel.set_yscale("log", base=2)
+            panel.yaxis.set_major_formatter("{x:g}")
         else:
             panel.set_ylim(bottom=0)
         counts = [int(count) for count in points]

@@ -57,13 +57,15 @@ class Task:
     num_beams: int = 1
     rows: int | None = None
     """How many rows `run` gives, where that is checked."""
-    has_logits: bool = True
-    """Whether every side can give logits, which are then checked."""
+    in_pieces: bool = False
+    """Whether ours works off the rows piece by piece, which neither logits nor a streamer go with."""
 
     def settings(self, laps: Laps, checked: bool) -> dict[str, object]:
         """Arguments of `generate` for exactly so many tokens; to be checked, with logits."""
         settings = {"min_new_tokens": self.new_tokens, "max_new_tokens": self.new_tokens, "num_beams": self.num_beams}
-        if checked and self.has_logits:
+        if self.in_pieces:
+            return settings
+        if checked:
             return settings | {"return_dict_in_generate": True, "output_logits": True}
         return settings | ({"streamer": laps} if self.num_beams == 1 else {})  # beam search streams nothing
 
@@ -101,7 +103,7 @@ def captions(images: int) -> Task:
         lambda side, inputs, laps, settings: side.caption(inputs.images[:images], laps, **settings),
         CAPTION_TOKENS,
         rows=images,
-        has_logits=images < MOST_IMAGES,  # ours works off that many in pieces, and gives none then
+        in_pieces=images == MOST_IMAGES,
     )
 
 
