@@ -11,6 +11,7 @@ from itertools import dropwhile
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import openvino as ov
 from openvino.properties.hint import PerformanceMode
 
@@ -34,6 +35,10 @@ NEWER_INSTRUCTIONS = (
 )
 """Values of `ONEDNN_MAX_CPU_ISA`, to which OpenVINO's kernels keep, with what the processors after each one have."""
 THROUGHPUT = ("THROUGHPUT", PerformanceMode.THROUGHPUT)
+
+# Two threads that are the first to see an array of OpenVINO's Python package can wait for each other for ever
+# (2026.4.1, docs/openvino/first_arrays.py). A module is imported by one thread, so here is one before any of theirs.
+ov.Tensor(np.zeros(1))
 
 
 def cpu_flags() -> set[str]:
@@ -155,7 +160,6 @@ def load_parts(
         precision, models = read_best(core, folder, config)
     else:
         models = read_parts(core, folder, config, precision)
-    # Here, since two threads that are the first to list a model's operations can wait for each other for ever (2026.4).
     weights = {part: weights_address(model) for part, model in models.items()}
     compiled = {}
     # Most of compiling a part is work for one core; three at once would take no less time and more memory.

@@ -108,6 +108,35 @@ print(len(shapes))
 """
 
 
+FIRST_ARRAYS = """
+import threading
+import blip_model
+import openvino as ov
+
+constants = [ov.op.Constant(ov.Type.f32, ov.Shape([1]), [1.0]) for _ in range(4)]
+begin = threading.Event()
+
+def see(constant):
+    while not begin.is_set():
+        pass
+    constant.data
+
+threads = [threading.Thread(target=see, args=(each,)) for each in constants]
+for thread in threads:
+    thread.start()
+begin.set()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_threads_that_are_the_first_to_see_an_array_do_not_wait_for_each_other():
+    """Of processes without what `runtime.device` does at import a quarter stood still."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for _ in range(12):
+        subprocess.run([sys.executable, "-c", FIRST_ARRAYS], env=environment, check=True, timeout=60)
+
+
 def test_models_and_requests_made_dropped_and_replaced_end_cleanly(quantized):
     """Three models, each asked for over 200 steps by a hundred requests, in each of five processes."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
