@@ -14,35 +14,26 @@ import threading
 import numpy as np
 import openvino as ov
 
-PROCESSES, SECONDS = 50, 5
 
-
-def run(before: bool) -> None:
-    constants = [ov.op.Constant(ov.Type.f32, ov.Shape([1]), [1.0]) for _ in range(4)]
-    if before:
-        ov.Tensor(np.zeros(1))
-    begin = threading.Event()
-
-    def see(constant: ov.op.Constant) -> None:
-        while not begin.is_set():
-            pass
-        assert constant.data.shape == (1,)
-
-    threads = [threading.Thread(target=see, args=(each,)) for each in constants]
-    for thread in threads:
-        thread.start()
-    begin.set()
-    for thread in threads:
-        thread.join()
+def see(constant: ov.op.Constant, begin: threading.Event) -> None:
+    while not begin.is_set():
+        pass
+    assert constant.data.shape == (1,)
 
 
 if "run" in sys.argv:
-    run("before" in sys.argv)
+    if "before" in sys.argv:
+        ov.Tensor(np.zeros(1))
+    begin = threading.Event()
+    for _ in range(4):
+        constant = ov.op.Constant(ov.Type.f32, ov.Shape([1]), [1.0])
+        threading.Thread(target=see, args=(constant, begin)).start()
+    begin.set()
 else:
     hung = 0
-    for _ in range(PROCESSES):
+    for _ in range(50):
         try:
-            subprocess.run([sys.executable, __file__, "run", *sys.argv[1:]], check=True, timeout=SECONDS)
+            subprocess.run([sys.executable, __file__, "run", *sys.argv[1:]], check=True, timeout=5)
         except subprocess.TimeoutExpired:
             hung += 1
-    print(f"{hung} of {PROCESSES} stood still")
+    print(f"{hung} of 50 stood still")

@@ -240,9 +240,12 @@ def retrieval(retrieval_folder, tmp_path_factory):
     blip = load(retrieval_folder, "CPU", "FP16")
     index = ImageIndex.create(tmp_path_factory.mktemp("index") / "photos.index", blip, str(retrieval_folder))
     index.update(blip, find_items(PATHS))
-    demo = build_demo(retrieval_folder, device="CPU", precision="FP16", index=index)
-    yield blip, index, Client(launch_demo(demo, prevent_thread_lock=True, inline=False), verbose=False)
-    demo.close()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        # Its weights are random, whose similarities bf16 shifts by more than the check tolerates.
+        monkeypatch.setattr(ask_module, "check_model", lambda *a: check_report(passed=True))
+        demo = build_demo(retrieval_folder, device="CPU", precision="FP16", index=index)
+        yield blip, index, Client(launch_demo(demo, prevent_thread_lock=True, inline=False), verbose=False)
+        demo.close()
 
 
 def test_retrieval_checkpoint_says_how_well_a_text_fits(retrieval):
