@@ -7,9 +7,9 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
+from threading import Thread
 from urllib.parse import unquote, urlsplit
 
 import ipywidgets as widgets
@@ -131,15 +131,21 @@ def _hub_problem(model: str) -> str | None:
         return None
     if constants.HF_HUB_OFFLINE:
         return "it is not in the local cache, and HF_HUB_OFFLINE forbids asking the Hugging Face Hub"
-    url = f"{constants.ENDPOINT}/{model}/resolve/main/config.json"
-    try:
-        # In a thread, for the timeout of requests does not cover name resolution.
-        response = ThreadPoolExecutor(1).submit(requests.head, url, timeout=HUB_TIMEOUT).result(HUB_TIMEOUT)
-    except TimeoutError:
-        return f"the Hugging Face Hub gave no answer within {HUB_TIMEOUT:g} seconds"
-    except requests.RequestException as error:
-        return f"the Hugging Face Hub could not be reached ({type(error).__name__})"
-    return f"the Hugging Face Hub answered {response.status_code}" if response.status_code >= 400 else None
+    problem = f"the Hugging Face Hub gave no answer within {HUB_TIMEOUT:g} seconds"
+
+    def ask() -> None:
+        nonlocal problem
+        try:
+            response = requests.head(f"{constants.ENDPOINT}/{model}/resolve/main/config.json", timeout=HUB_TIMEOUT)
+            problem = f"the Hugging Face Hub answered {response.status_code}" if response.status_code >= 400 else None
+        except requests.RequestException as error:
+            problem = f"the Hugging Face Hub could not be reached ({type(error).__name__})"
+
+    # The timeout of requests does not cover name resolution; a daemon is not waited for when the process ends.
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_TIMEOUT)
+    return problem
 
 
 DEMO_PHOTO = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/demo.jpg"

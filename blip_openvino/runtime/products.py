@@ -97,9 +97,10 @@ def quantize_products_only(model: ov.Model) -> None:
     """
     for node in model.get_ordered_ops():
         if node.get_type_name() == "FakeQuantize":
-            readers = [reader.get_node() for reader in node.output(0).get_target_inputs()]
-            if not any(is_int8_product(each) or each.get_type_name() == "Convolution" for each in readers):
-                for reader in node.output(0).get_target_inputs():
+            readers = node.output(0).get_target_inputs()
+            nodes = [reader.get_node() for reader in readers]
+            if not any(is_int8_product(each) or each.get_type_name() == "Convolution" for each in nodes):
+                for reader in readers:
                     reader.replace_source_output(node.input_value(0))
 
 

@@ -65,7 +65,9 @@ def dequantize_looked_up(model: ov.Model) -> None:
         table = gather.input_value(0).get_node()
         if table.get_type_name() == "Convert":
             table = table.input_value(0).get_node()
-        integers = table.input_value(0).get_node() if table.get_type_name() == "Multiply" else table
+        if table.get_type_name() != "Multiply":
+            continue
+        integers = table.input_value(0).get_node()
         if integers.get_type_name() != "Convert" or integers.get_input_element_type(0) != ov.Type.i8:
             continue
         readers = gather.output(0).get_target_inputs()
