@@ -34,7 +34,7 @@ from blip_openvino.ir.checkpoint import generate_caption, load_checkpoint
 from blip_openvino.ir.convert import convert, convert_text_decoder, convert_text_encoder, convert_vision_model
 from blip_openvino.ir.files import Part
 from blip_openvino.ir.optimize import optimize
-from blip_openvino.runtime.device import compile_part
+from blip_openvino.runtime.device import compile_parts
 from blip_openvino.runtime.processor import OVBlipProcessor
 from notebook_utils import example_inputs
 
@@ -106,8 +106,8 @@ def in_openvino(model: PreTrainedModel) -> OVBlipModel:
         Part.TEXT_ENCODER: convert_text_encoder(model.text_encoder),
         Part.TEXT_DECODER: convert_text_decoder(model.text_decoder),
     }
-    compiled = [compile_part(ov.Core(), ir, "CPU", part, "FP16", F32_ONE_THREAD) for part, ir in parts.items()]
-    return OVBlipModel(model.config, model.decoder_start_token_id, *compiled)
+    compiled = compile_parts(ov.Core(), parts, "CPU", "FP16", F32_ONE_THREAD)
+    return OVBlipModel(model.config, model.decoder_start_token_id, *compiled.values())
 
 
 def encoded(image: Image.Image, file_format: str = "PNG", **options) -> bytes:

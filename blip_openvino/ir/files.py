@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -300,7 +301,10 @@ def read_parts(core: ov.Core, folder: Path, config: SimpleNamespace, precision: 
         FileNotFoundError: a file is missing.
         ValueError: one is damaged, or of another checkpoint, converter or optimizer version; or no such precision.
     """
-    return {part: _read_part(core, folder / part.file(precision), config) for part in architecture(config).parts}
+    parts = architecture(config).parts
+    with ThreadPoolExecutor(len(parts)) as pool:  # checksums take longer than all else
+        models = pool.map(lambda part: _read_part(core, folder / part.file(precision), config), parts)
+        return dict(zip(parts, models, strict=True))
 
 
 def _read_part(core: ov.Core, path: Path, config: SimpleNamespace) -> ov.Model:

@@ -5,7 +5,7 @@ Figures are of BLIP base; a processor that none of the rules names gets OpenVINO
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import dropwhile
 from pathlib import Path
@@ -18,8 +18,13 @@ from openvino.properties.hint import PerformanceMode
 from blip_openvino.ir.files import Part, load_config, read_best, read_parts
 from blip_openvino.runtime.encoded import TextModel
 from blip_openvino.runtime.inputs import check_device
-from blip_openvino.runtime.memory import release_pages, weights_address
-from blip_openvino.runtime.products import products_as_convolutions, products_by_mlas, quantize_products_only
+from blip_openvino.runtime.memory import release_pages
+from blip_openvino.runtime.products import (
+    products_as_convolutions,
+    products_by_mlas,
+    quantize_products_only,
+    without_zero_points,
+)
 from blip_openvino.runtime.split import dequantize_looked_up, keep_cache, keep_some_logits, split_projections
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -106,44 +111,77 @@ def compile_properties(
     return chosen
 
 
-def compile_part(
-    core: ov.Core, model: ov.Model, device: str, part: Part, precision: str, wishes: Mapping[str, object]
-) -> ov.CompiledModel | TextModel:
-    """Compile a part in the way that suits the processor; `wishes` are the caller's OpenVINO properties.
+def compile_parts(
+    core: ov.Core,
+    models: Mapping[Part, ov.Model],
+    device: str,
+    precision: str,
+    wishes: Mapping[str, object],
+    folders: Collection[Path] = (),
+) -> dict[Part, ov.CompiledModel | TextModel]:
+    """Compile parts in the way that suits the processor.
 
-    `model`, a plain IR, is changed. Text models are split in two.
+    Args:
+        models: plain IRs, which are changed; text models are split in two.
+        precision: of all of them.
+        wishes: the caller's OpenVINO properties.
+        folders: mapped files in these are taken out of memory when a part is compiled.
+
+    Raises:
+        ValueError: the device cannot compile one.
+    """
+    if device == "AUTO" and core.available_devices == ["CPU"]:
+        device = "CPU"  # what AUTO would choose, with the properties that only the CPU knows
+    compiled = {}
+    # Most of compiling a model is work for one core; three at once would take no less time and more memory.
+    with ThreadPoolExecutor(2) as pool:
+        jobs = {}
+        for part, model in models.items():
+            properties = compile_properties(core, device, part, precision, wishes)
+            halves = [model]
+            if part is not Part.VISION_MODEL:
+                halves += [split_projections(model, inference_type(core, device, properties))]
+                dequantize_looked_up(model)
+            if part is Part.TEXT_DECODER:
+                keep_cache(model)
+                keep_some_logits(model)
+            jobs[part] = [
+                pool.submit(compile_model, core, half, device, part, precision, properties) for half in halves
+            ]
+        for part, halves in jobs.items():
+            compiled[part], *projections = (half.result() for half in halves)
+            if projections:
+                compiled[part] = TextModel(compiled[part], *projections)
+                compiled[part].warm_up()  # its shapes are dynamic: OpenVINO packs its weights when it is first called
+            release_pages(folders)
+    return compiled
+
+
+def compile_model(
+    core: ov.Core, model: ov.Model, device: str, part: Part, precision: str, properties: Mapping[str, object]
+) -> ov.CompiledModel:
+    """Compile a part, or half of one, with its products rewritten, in place, where the processor has faster ones.
 
     Raises:
         ValueError: the device cannot compile it.
     """
-    if device == "AUTO" and core.available_devices == ["CPU"]:
-        device = "CPU"  # what AUTO would choose, with the properties that only the CPU knows
-    properties = compile_properties(core, device, part, precision, wishes)
-
-    def compiled(model: ov.Model, has_image_tokens: bool) -> ov.CompiledModel:
-        if device == "CPU" and precision != "FP16" and lacks(*INT8_INSTRUCTIONS):
+    has_image_tokens = part is Part.VISION_MODEL or not any("input_ids" in port.names for port in model.inputs)
+    if device == "CPU" and precision != "FP16":
+        without_zero_points(model)
+        if lacks(*INT8_INSTRUCTIONS):
             quantize_products_only(model)
             products_as_convolutions(model)
-        elif device == "CPU" and precision != "FP16" and part is Part.VISION_MODEL and has_bf16_alone():
+        elif part is Part.VISION_MODEL and has_bf16_alone():
             products_as_convolutions(model)
-        elif device == "CPU" and precision == "FP16" and has_image_tokens and lacks("avx512f"):
-            products_by_mlas(model)
-        try:
-            return core.compile_model(model, device, properties)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{device} cannot run the {part.label} at {precision}, says OpenVINO: {str(error).strip()[-300:]}; "
-                "choose another device or precision"
-            ) from error
-
-    if part is Part.VISION_MODEL:
-        return compiled(model, has_image_tokens=True)
-    projections = split_projections(model, inference_type(core, device, properties))
-    dequantize_looked_up(model)
-    if part is Part.TEXT_DECODER:
-        keep_cache(model)
-        keep_some_logits(model)
-    return TextModel(compiled(model, has_image_tokens=False), compiled(projections, has_image_tokens=True))
+    elif device == "CPU" and has_image_tokens and lacks("avx512f"):
+        products_by_mlas(model)
+    try:
+        return core.compile_model(model, device, properties)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{device} cannot run the {part.label} at {precision}, says OpenVINO: {str(error).strip()[-300:]}; "
+            "choose another device or precision"
+        ) from error
 
 
 def load_parts(
@@ -160,17 +198,5 @@ def load_parts(
         precision, models = read_best(core, folder, config)
     else:
         models = read_parts(core, folder, config, precision)
-    weights = {part: weights_address(model) for part, model in models.items()}
-    compiled = {}
-    # Most of compiling a part is work for one core; three at once would take no less time and more memory.
-    with ThreadPoolExecutor(2) as pool:
-        jobs = {
-            part: pool.submit(compile_part, core, model, device, part, precision, wishes)
-            for part, model in models.items()
-        }
-        for part, job in jobs.items():
-            compiled[part] = job.result()
-            if isinstance(compiled[part], TextModel):
-                compiled[part].warm_up()  # its shapes are dynamic: OpenVINO packs its weights when it is first called
-            release_pages(weights[part])
-    return config, precision, compiled
+    folders = {folder, Path(wishes.get("CACHE_DIR") or folder)}
+    return config, precision, compile_parts(core, models, device, precision, wishes, folders)

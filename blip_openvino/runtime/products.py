@@ -104,6 +104,31 @@ def quantize_products_only(model: ov.Model) -> None:
                     reader.replace_source_output(node.input_value(0))
 
 
+def without_zero_points(model: ov.Model) -> None:
+    """Have the quantized tokens that products with INT8 weights read begin at 0, in place.
+
+    Tokens that began at l are less by l then, so that products of them with weights W lack l·W·1: that is added, and
+    OpenVINO merges it into their biases. It does the same with zero points, but takes longer to find out what they come
+    to: the vision model was compiled in 0.65 s instead of 1.05, the text encoder in 0.8 instead of 1 (Zen 4).
+    """
+    for quantize in [node for node in model.get_ordered_ops() if node.get_type_name() == "FakeQuantize"]:
+        low, high = (quantize.input_value(port).get_node().data for port in (3, 4))  # of what it gives
+        products = [reader.get_node() for reader in quantize.output(0).get_target_inputs()]
+        if low.size != 1 or not all(is_int8_product(product) for product in products):
+            continue
+        for product in products:
+            integers, scale = (port.get_node() for port in product.input_value(1).get_node().input_values())
+            sums = integers.input_value(0).get_node().data.sum(axis=1, dtype=np.int32)
+            lacking = low.item() * sums * scale.data[:, 0]
+            readers = product.output(0).get_target_inputs()
+            whole = opset.add(product, opset.constant(lacking.astype(np.float32)))
+            for reader in readers:
+                reader.replace_source_output(whole.output(0))
+        quantize.input(3).replace_source_output(opset.constant(np.zeros_like(low)).output(0))
+        quantize.input(4).replace_source_output(opset.constant(high - low).output(0))
+    model.validate_nodes_and_infer_types()
+
+
 def is_int8_product(node: ov.Node) -> bool:
     """Whether `node` multiplies quantized tokens [B, T, in] by INT8 weights [out, in], as NNCF writes that."""
     if node.get_type_name() != "MatMul" or not node.get_attributes()["transpose_b"]:

@@ -16,7 +16,7 @@ from blip_model import OVBlipModel
 from blip_openvino.ir.files import Part
 from blip_openvino.runtime import device as devices
 from blip_openvino.runtime.device import compile_properties, cpu_flags, inference_type
-from blip_openvino.runtime.products import products_as_convolutions, products_by_mlas
+from blip_openvino.runtime.products import products_as_convolutions, products_by_mlas, without_zero_points
 
 GROUP = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 64}
 VISION, TEXT_ENCODER, TEXT_DECODER = Part
@@ -116,17 +116,18 @@ def test_instructions_are_the_processors_within_what_openvino_may_use(monkeypatc
     [
         ({"avx2"}, "FP16", {products_by_mlas: 3}),  # vision model and both projections
         ({"avx2", "avx512f"}, "FP16", {}),
-        ({"avx2"}, "INT8", {products_as_convolutions: 5}),
-        ({"avx2", "avx512f"}, "INT8", {products_as_convolutions: 5}),
-        ({"avx2", "avx_vnni"}, "INT8", {}),
-        ({"avx512_vnni", "avx512_bf16"}, "INT8", {products_as_convolutions: 1}),  # vision model
-        ({"avx512_vnni", "avx512_bf16", "amx_int8"}, "INT8", {}),
-        (set(), "INT8", {}),
+        ({"avx2"}, "INT8", {without_zero_points: 5, products_as_convolutions: 5}),
+        ({"avx2", "avx512f"}, "INT8", {without_zero_points: 5, products_as_convolutions: 5}),
+        ({"avx2", "avx_vnni"}, "INT8", {without_zero_points: 5}),
+        # Vision model alone.
+        ({"avx512_vnni", "avx512_bf16"}, "INT8", {without_zero_points: 5, products_as_convolutions: 1}),
+        ({"avx512_vnni", "avx512_bf16", "amx_int8"}, "INT8", {without_zero_points: 5}),
+        (set(), "INT8", {without_zero_points: 5}),
     ],
 )
 def test_models_are_rewritten_where_another_kernel_is_faster(monkeypatch, quantized, flags, precision, rewritten):
     called = []
-    for rewrite in (products_by_mlas, products_as_convolutions):
+    for rewrite in (products_by_mlas, products_as_convolutions, without_zero_points):
         monkeypatch.setattr(devices, rewrite.__name__, lambda model, rewrite=rewrite: called.append(rewrite))
     monkeypatch.setattr(devices, "cpu_flags", lambda: flags)
     OVBlipModel.from_pretrained(quantized, "CPU", precision)
@@ -149,14 +150,14 @@ def test_a_convolution_gives_what_the_product_of_seven_bits_does():
     np.testing.assert_allclose(found, tokens @ weights.T * 0.5, rtol=1e-5, atol=1e-3)
 
 
-def test_a_feed_forward_pair_gives_the_same_as_convolutions_with_what_is_between_merged():
+def feed_forward_pair() -> ov.Model:
+    """A feed-forward pair as NNCF quantizes it, over tokens [B, T, 32]; 0 is one of its 256 steps."""
     draw = np.random.default_rng(0)
 
     def normal(*shape: int) -> ov.Node:
         return opset.constant(draw.normal(size=shape).astype(np.float32))
 
     def product(tokens: ov.Node, out: int, size: int) -> ov.Node:
-        # 0 is one of the 256 steps, as NNCF has it.
         limits = [opset.constant(np.float32(each)) for each in (-3, 3.375, -3, 3.375)]
         weights = opset.convert(opset.constant(draw.integers(-63, 64, (out, size), np.int8)), "f32")
         scaled = opset.multiply(weights, opset.constant(np.full((out, 1), 0.01, np.float32)))
@@ -165,12 +166,24 @@ def test_a_feed_forward_pair_gives_the_same_as_convolutions_with_what_is_between
     tokens = opset.parameter([-1, -1, 32], ov.Type.f32)
     inner = opset.gelu(opset.add(normal(1, 1, 64), product(tokens, 64, 32)), "erf")
     output = opset.add(product(opset.multiply(inner, normal(64)), 32, 64), normal(1, 1, 32))
-    model, inputs = ov.Model([opset.add(output, tokens)], [tokens]), draw.normal(size=(2, 7, 32)).astype(np.float32)
+    return ov.Model([opset.add(output, tokens)], [tokens])
+
+
+@pytest.mark.parametrize(
+    "rewritings", [[products_as_convolutions], [without_zero_points], [without_zero_points, products_as_convolutions]]
+)
+def test_a_feed_forward_pair_gives_the_same_when_it_is_rewritten(rewritings):
+    model = feed_forward_pair()
+    inputs = np.random.default_rng(1).normal(size=(2, 7, 32)).astype(np.float32)
     [expected] = ov.Core().compile_model(model, "CPU", F32)(inputs).values()
-    products_as_convolutions(model)
-    types = [node.get_type_name() for node in model.get_ordered_ops()]
-    between = types[types.index("Convolution") : len(types) - types[::-1].index("Convolution")]
-    assert "Transpose" not in between
+    for rewrite in rewritings:
+        rewrite(model)
+    nodes = model.get_ordered_ops()
+    types = [node.get_type_name() for node in nodes]
+    if products_as_convolutions in rewritings:  # what is between them is merged into them
+        assert "Transpose" not in types[types.index("Convolution") : len(types) - types[::-1].index("Convolution")]
+    lows = [node.input_value(3).get_node().data for node in nodes if node.get_type_name() == "FakeQuantize"]
+    assert lows == [0, 0] if without_zero_points in rewritings else [-3, -3]
     [found] = ov.Core().compile_model(model, "CPU", F32)(inputs).values()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
 

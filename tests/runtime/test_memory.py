@@ -11,7 +11,7 @@ from openvino import opset13 as opset
 
 from blip_model import OVBlipModel
 from blip_openvino.runtime import memory
-from blip_openvino.runtime.memory import release_pages, weights_address
+from blip_openvino.runtime.memory import release_pages
 from blip_openvino.runtime.split import dequantize_looked_up
 
 pytestmark = pytest.mark.skipif(not memory.MAPS.exists(), reason="memory is read from Linux's /proc")
@@ -52,14 +52,31 @@ def test_weights_files_leave_memory_when_they_are_packed(quantized, tmp_path, mo
     np.testing.assert_array_equal(*answers)
 
 
-def test_memory_that_is_no_file_is_left_alone():
-    numbers = np.arange(10**6)
-    release_pages(numbers.ctypes.data)
-    assert numbers.sum() == 499999500000
-    model = ov.Model([opset.constant(numbers)], [])
-    release_pages(weights_address(model))
-    assert weights_address(model) != 0
-    assert next(node.data.sum() for node in model.get_ops() if node.get_type_name() == "Constant") == numbers.sum()
+def test_a_model_cache_leaves_memory_too(quantized, tmp_path):
+    cached = [OVBlipModel.from_pretrained(quantized, "CPU", ov_config={"CACHE_DIR": tmp_path}) for _ in range(2)]
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert str(tmp_path) in memory.MAPS.read_text()
+    assert resident(tmp_path) < size / 20
+    side = cached[0].config.vision_config.image_size
+    pixels = np.random.default_rng(0).normal(size=(2, 3, side, side)).astype(np.float32)
+    answers = [each.generate_answer(pixels, np.full((2, 5), 7), max_new_tokens=5) for each in cached]
+    np.testing.assert_array_equal(*answers)
+
+
+def test_only_pages_that_a_file_still_has_are_released(tmp_path):
+    folders = tmp_path / "released", tmp_path / "released not"
+    for folder in folders:
+        folder.mkdir()
+        (folder / "file").write_bytes(bytes(10**6))
+    released, kept = (np.memmap(folder / "file", mode="r") for folder in folders)
+    changed = np.memmap(folders[0] / "file", mode="c")
+    changed[:] = 7  # in memory alone
+    assert not released.any()
+    assert not kept.any()
+    release_pages([folders[0]])
+    assert resident(folders[1]) > 9 * 10**5
+    assert (changed == 7).all()
+    assert not released.any()
 
 
 def test_an_embedding_table_stays_in_eight_bits_beside_quantized_activations():
