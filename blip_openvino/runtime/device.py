@@ -175,6 +175,8 @@ def compile_model(
             products_as_convolutions(model)
     elif device == "CPU" and has_image_tokens and lacks("avx512f"):
         products_by_mlas(model)
+    elif part is Part.VISION_MODEL and has_bf16_alone() and inference_type(core, device, properties) == ov.Type.bf16:
+        products_as_convolutions(model, precision)
     try:
         return core.compile_model(model, device, properties)
     except RuntimeError as error:

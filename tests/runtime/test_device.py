@@ -119,8 +119,10 @@ def test_instructions_are_the_processors_within_what_openvino_may_use(monkeypatc
         ({"avx2"}, "INT8", {without_zero_points: 5, products_as_convolutions: 5}),
         ({"avx2", "avx512f"}, "INT8", {without_zero_points: 5, products_as_convolutions: 5}),
         ({"avx2", "avx_vnni"}, "INT8", {without_zero_points: 5}),
-        # Vision model alone.
+        # The vision model alone.
         ({"avx512_vnni", "avx512_bf16"}, "INT8", {without_zero_points: 5, products_as_convolutions: 1}),
+        ({"avx512f", "avx512_bf16"}, "FP16", {products_as_convolutions: 1}),
+        ({"avx512f", "avx512_bf16", "amx_int8"}, "FP16", {}),
         ({"avx512_vnni", "avx512_bf16", "amx_int8"}, "INT8", {without_zero_points: 5}),
         (set(), "INT8", {without_zero_points: 5}),
     ],
@@ -128,8 +130,9 @@ def test_instructions_are_the_processors_within_what_openvino_may_use(monkeypatc
 def test_models_are_rewritten_where_another_kernel_is_faster(monkeypatch, quantized, flags, precision, rewritten):
     called = []
     for rewrite in (products_by_mlas, products_as_convolutions, without_zero_points):
-        monkeypatch.setattr(devices, rewrite.__name__, lambda model, rewrite=rewrite: called.append(rewrite))
+        monkeypatch.setattr(devices, rewrite.__name__, lambda *args, rewrite=rewrite: called.append(rewrite))
     monkeypatch.setattr(devices, "cpu_flags", lambda: flags)
+    monkeypatch.setattr(devices, "inference_type", lambda *args: ov.Type.bf16)
     OVBlipModel.from_pretrained(quantized, "CPU", precision)
     assert {rewrite: called.count(rewrite) for rewrite in called} == rewritten
 
@@ -150,14 +153,17 @@ def test_a_convolution_gives_what_the_product_of_seven_bits_does():
     np.testing.assert_allclose(found, tokens @ weights.T * 0.5, rtol=1e-5, atol=1e-3)
 
 
-def feed_forward_pair() -> ov.Model:
-    """A feed-forward pair as NNCF quantizes it, over tokens [B, T, 32]; 0 is one of its 256 steps."""
+def feed_forward_pair(precision: str) -> ov.Model:
+    """A feed-forward pair over tokens [B, T, 32], at INT8 as NNCF quantizes it; 0 is one of its 256 steps."""
     draw = np.random.default_rng(0)
 
     def normal(*shape: int) -> ov.Node:
         return opset.constant(draw.normal(size=shape).astype(np.float32))
 
     def product(tokens: ov.Node, out: int, size: int) -> ov.Node:
+        if precision == "FP16":
+            weights = draw.normal(size=(out, size)).astype(np.float16)
+            return opset.matmul(tokens, opset.convert(opset.constant(weights), "f32"), False, True)
         limits = [opset.constant(np.float32(each)) for each in (-3, 3.375, -3, 3.375)]
         weights = opset.convert(opset.constant(draw.integers(-63, 64, (out, size), np.int8)), "f32")
         scaled = opset.multiply(weights, opset.constant(np.full((out, 1), 0.01, np.float32)))
@@ -170,22 +176,31 @@ def feed_forward_pair() -> ov.Model:
 
 
 @pytest.mark.parametrize(
-    "rewritings", [[products_as_convolutions], [without_zero_points], [without_zero_points, products_as_convolutions]]
+    ("precision", "rewritings"),
+    [
+        ("FP16", [products_as_convolutions]),
+        ("INT8", [products_as_convolutions]),
+        ("INT8", [without_zero_points]),
+        ("INT8", [without_zero_points, products_as_convolutions]),
+    ],
 )
-def test_a_feed_forward_pair_gives_the_same_when_it_is_rewritten(rewritings):
-    model = feed_forward_pair()
+def test_a_feed_forward_pair_gives_the_same_when_it_is_rewritten(precision, rewritings):
+    model = feed_forward_pair(precision)
     inputs = np.random.default_rng(1).normal(size=(2, 7, 32)).astype(np.float32)
     [expected] = ov.Core().compile_model(model, "CPU", F32)(inputs).values()
     for rewrite in rewritings:
-        rewrite(model)
+        rewrite(model, precision) if rewrite is products_as_convolutions else rewrite(model)
     nodes = model.get_ordered_ops()
     types = [node.get_type_name() for node in nodes]
     if products_as_convolutions in rewritings:  # what is between them is merged into them
         assert "Transpose" not in types[types.index("Convolution") : len(types) - types[::-1].index("Convolution")]
-    lows = [node.input_value(3).get_node().data for node in nodes if node.get_type_name() == "FakeQuantize"]
-    assert lows == [0, 0] if without_zero_points in rewritings else [-3, -3]
+        assert "MatMul" not in types
+    if without_zero_points in rewritings:
+        lows = [node.input_value(3).get_node().data for node in nodes if node.get_type_name() == "FakeQuantize"]
+        assert lows == [0, 0]
     [found] = ov.Core().compile_model(model, "CPU", F32)(inputs).values()
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+    of_range = 0.01 if precision == "FP16" else 1e-6  # FP16's convolutions are in bf16
+    np.testing.assert_allclose(found, expected, rtol=0, atol=of_range * np.ptp(expected))
 
 
 def test_unknown_device_is_named_with_the_choices(converted):
