@@ -284,11 +284,17 @@ def measure() -> Machine:
     """The machine's rates and bandwidth, by whatever is fastest here: some ten seconds."""
     core = ov.Core()
     hints = ["f32"] + ["bf16"] * ("BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+    def convolved_rate(precision: str, hint: str) -> float:
+        model = feed_forward(precision == "INT8")
+        products_as_convolutions(model, precision)
+        return product_rate(core, model, hint)
+
     floating = max(torch_product_rate(), *(product_rate(core, feed_forward(False), hint) for hint in hints))
-    convolved = feed_forward(True)
-    products_as_convolutions(convolved)
+    if "bf16" in hints:
+        floating = max(floating, convolved_rate("FP16", "bf16"))
     integer = [product_rate(core, feed_forward(True), hint) for hint in hints]
-    int8 = max(floating, onnx_product_rate(), product_rate(core, convolved, "f32"), *integer)
+    int8 = max(floating, onnx_product_rate(), convolved_rate("INT8", "f32"), *integer)
     much, vector = torch.ones(2**15, 2**12), torch.ones(2**12)  # 512 MiB, far more than any cache
     seconds = min(best_seconds(much.sum), best_seconds(lambda: much @ vector))
     return Machine({"float": floating, "int8": int8}, much.numel() * much.element_size() / seconds)
