@@ -225,18 +225,22 @@ def best_seconds(run: Callable[[], object], runs: int = 10) -> float:
     return min(seconds)
 
 
-def feed_forward(quantized: bool) -> ov.Model:
-    """`PAIRS` pairs of products [1, ROWS, WIDTH] -> [1, ROWS, INNER] -> [1, ROWS, WIDTH] and nothing else; with INT8
-    weights and activations where `quantized`."""
+def feed_forward(precision: str) -> ov.Model:
+    """`PAIRS` pairs of products [1, ROWS, WIDTH] -> [1, ROWS, INNER] -> [1, ROWS, WIDTH] and nothing else.
+
+    Weights are "float32", "FP16", or "INT8" with INT8 activations.
+    """
     draw = np.random.default_rng(0)
     tokens = node = opset.parameter([1, ROWS, WIDTH], ov.Type.f32)
     for columns, rows in [(WIDTH, INNER), (INNER, WIDTH)] * PAIRS:
         weights = draw.integers(-127, 128, (rows, columns), dtype=np.int8)
         scale = opset.constant(np.full((rows, 1), 1 / (73 * columns**0.5), np.float32))
         product = opset.multiply(opset.convert(opset.constant(weights), "f32"), scale)
-        if quantized:
+        if precision == "INT8":
             low, high = (opset.constant(np.float32(edge)) for edge in (-4, 4))
             node = opset.fake_quantize(node, low, high, low, high, 256)
+        elif precision == "FP16":
+            product = opset.convert(opset.constant((weights * scale.data).astype(np.float16)), "f32")
         else:
             product = opset.constant((weights * scale.data).astype(np.float32))
         node = opset.matmul(node, product, False, True)
@@ -286,14 +290,14 @@ def measure() -> Machine:
     hints = ["f32"] + ["bf16"] * ("BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
 
     def convolved_rate(precision: str, hint: str) -> float:
-        model = feed_forward(precision == "INT8")
+        model = feed_forward(precision)
         products_as_convolutions(model, precision)
         return product_rate(core, model, hint)
 
-    floating = max(torch_product_rate(), *(product_rate(core, feed_forward(False), hint) for hint in hints))
+    floating = max(torch_product_rate(), *(product_rate(core, feed_forward("float32"), hint) for hint in hints))
     if "bf16" in hints:
         floating = max(floating, convolved_rate("FP16", "bf16"))
-    integer = [product_rate(core, feed_forward(True), hint) for hint in hints]
+    integer = [product_rate(core, feed_forward("INT8"), hint) for hint in hints]
     int8 = max(floating, onnx_product_rate(), convolved_rate("INT8", "f32"), *integer)
     much, vector = torch.ones(2**15, 2**12), torch.ones(2**12)  # 512 MiB, far more than any cache
     seconds = min(best_seconds(much.sum), best_seconds(lambda: much @ vector))

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import openvino as ov
 import pytest
+import torch
 from conftest import F32
 from openvino import opset13 as opset
 from openvino.properties.hint import PerformanceMode
@@ -16,7 +17,12 @@ from blip_model import OVBlipModel
 from blip_openvino.ir.files import Part
 from blip_openvino.runtime import device as devices
 from blip_openvino.runtime.device import compile_properties, cpu_flags, inference_type
-from blip_openvino.runtime.products import products_as_convolutions, products_by_mlas, without_zero_points
+from blip_openvino.runtime.products import (
+    products_as_convolutions,
+    products_by_mlas,
+    rounded_to_bf16,
+    without_zero_points,
+)
 
 GROUP = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 64}
 VISION, TEXT_ENCODER, TEXT_DECODER = Part
@@ -201,6 +207,14 @@ def test_a_feed_forward_pair_gives_the_same_when_it_is_rewritten(precision, rewr
     [found] = ov.Core().compile_model(model, "CPU", F32)(inputs).values()
     of_range = 0.01 if precision == "FP16" else 1e-6  # FP16's convolutions are in bf16
     np.testing.assert_allclose(found, expected, rtol=0, atol=of_range * np.ptp(expected))
+
+
+def test_weights_become_the_nearest_bf16():
+    weights = np.random.default_rng(0).normal(size=(64, 512)).astype(np.float16)
+    model = ov.Model([opset.convert(rounded_to_bf16(weights), "f32")], [])
+    [found] = ov.Core().compile_model(model, "CPU", F32)([]).values()
+    nearest = torch.from_numpy(weights).bfloat16().float().numpy()
+    np.testing.assert_array_equal(found, nearest)
 
 
 def test_unknown_device_is_named_with_the_choices(converted):
