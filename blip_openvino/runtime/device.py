@@ -7,8 +7,10 @@ import os
 import platform
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import dropwhile
 from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 
 import numpy as np
@@ -40,6 +42,9 @@ NEWER_INSTRUCTIONS = (
 )
 """Values of `ONEDNN_MAX_CPU_ISA`, to which OpenVINO's kernels keep, with what the processors after each one have."""
 THROUGHPUT = ("THROUGHPUT", PerformanceMode.THROUGHPUT)
+CACHE_LOCK = Lock()
+"""With a model cache OpenVINO sets the locale of the process to "C" for a while, and two threads that do so at once
+leave it there: Python then takes files for ASCII (2026.4.1)."""
 
 # Two threads that are the first to see an array of OpenVINO's Python package can wait for each other for ever
 # (2026.4.1, docs/openvino/first_arrays.py). A module is imported by one thread, so here is one before any of theirs.
@@ -178,7 +183,8 @@ def compile_model(
     elif part is Part.VISION_MODEL and has_bf16_alone() and inference_type(core, device, properties) == ov.Type.bf16:
         products_as_convolutions(model, precision)
     try:
-        return core.compile_model(model, device, properties)
+        with CACHE_LOCK if "CACHE_DIR" in properties else nullcontext():
+            return core.compile_model(model, device, properties)
     except RuntimeError as error:
         raise ValueError(
             f"{device} cannot run the {part.label} at {precision}, says OpenVINO: {str(error).strip()[-300:]}; "
