@@ -49,13 +49,14 @@ def products_as_convolutions(model: ov.Model, precision: str = "INT8") -> None:
     """
     is_product = is_int8_product if precision == "INT8" else is_fp16_product
     for product in [node for node in model.get_ordered_ops() if is_product(node)]:
-        channels, weights = channels_first(product.input_value(0)), as_kernel(product.input_value(1))
-        if precision == "FP16":
-            stored = product.input_value(1).get_node().input_value(0).get_node().data
-            channels, weights = opset.convert(channels, "bf16"), rounded_to_bf16(stored[:, :, None])
-        convolution = opset.convolution(channels, weights, [1], [0], [0], [1])  # strides, paddings, dilations
-        if precision == "FP16":
-            convolution = opset.convert(convolution, "f32")
+        channels = channels_first(product.input_value(0))
+        if precision == "INT8":
+            integers, scale = (opset.unsqueeze(each, opset.constant([2])) for each in int8_weights(product))
+            convolution = convolve(channels, opset.multiply(opset.convert(integers, "f32"), scale))
+        else:
+            weights = product.input_value(1).get_node().input_value(0).get_node().data
+            kernel = rounded_to_bf16(weights[:, :, None])
+            convolution = opset.convert(convolve(opset.convert(channels, "bf16"), kernel), "f32")
         output, last = convolution.output(0), product.output(0)
         while reader := elementwise_reader(last):  # a bias, Gelu or quantization, which OpenVINO merges into it
             for port in reader.get_node().inputs():
@@ -70,14 +71,9 @@ def products_as_convolutions(model: ov.Model, precision: str = "INT8") -> None:
     model.validate_nodes_and_infer_types()
 
 
-def as_kernel(weights: ov.Output) -> ov.Output:
-    """Weights [out, in], of which OpenVINO is to see how they are stored, as a convolution's [out, in, 1]."""
-    node = weights.get_node()
-    if node.get_type_name() == "Convert":
-        return opset.convert(as_kernel(node.input_value(0)), "f32").output(0)
-    if node.get_type_name() == "Multiply":
-        return opset.multiply(*(as_kernel(factor) for factor in node.input_values())).output(0)
-    return opset.unsqueeze(weights, opset.constant([2])).output(0)
+def convolve(channels: ov.Output | ov.Node, kernel: ov.Node) -> ov.Node:
+    """The 1x1 convolution of [B, in, T] with [out, in, 1]: [B, out, T]."""
+    return opset.convolution(channels, kernel, strides=[1], pads_begin=[0], pads_end=[0], dilations=[1])
 
 
 def rounded_to_bf16(weights: np.ndarray) -> ov.Node:
@@ -140,9 +136,8 @@ def without_zero_points(model: ov.Model) -> None:
         if low.size != 1 or not all(is_int8_product(product) for product in products):
             continue
         for product in products:
-            integers, scale = (port.get_node() for port in product.input_value(1).get_node().input_values())
-            sums = integers.input_value(0).get_node().data.sum(axis=1, dtype=np.int32)
-            lacking = low.item() * sums * scale.data[:, 0]
+            integers, scale = (weights.get_node().data for weights in int8_weights(product))
+            lacking = low.item() * integers.sum(axis=1, dtype=np.int32) * scale[:, 0]
             readers = product.output(0).get_target_inputs()
             whole = opset.add(product, opset.constant(lacking.astype(np.float32)))
             for reader in readers:
@@ -160,6 +155,12 @@ def is_int8_product(node: ov.Node) -> bool:
     if weights.get_type_name() != "Multiply" or weights.input_value(0).get_node().get_type_name() != "Convert":
         return False
     return weights.input_value(0).get_node().input_value(0).get_element_type() == ov.Type.i8
+
+
+def int8_weights(product: ov.Node) -> tuple[ov.Output, ov.Output]:
+    """The integers [out, in] and the scales [out, 1] of a product that `is_int8_product`."""
+    converted, scale = product.input_value(1).get_node().input_values()
+    return converted.get_node().input_value(0), scale
 
 
 def is_fp16_product(node: ov.Node) -> bool:
