@@ -5,7 +5,7 @@ processor = OVBlipProcessor.from_pretrained("build/blip-vqa-base")
 ids = model.generate_answer(**processor("photo.jpg", "how many dogs are there?"))
 
 NumPy arrays go in and come out; who gives PyTorch tensors gets tensors. PyTorch and transformers, which take longer to
-import than BLIP to answer, are imported only by a search other than greedy.
+import than BLIP to answer, are imported only by sampling and what else neither greedy nor beam search does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import openvino as ov
 
 from blip_openvino.ir.files import Part, load_generation_config
 from blip_openvino.runtime.arguments import GenerationSettings, check_pieces, resolve_settings
-from blip_openvino.runtime.arrays import GreedyOutput, joined, like
+from blip_openvino.runtime.arrays import SearchOutput, joined, like
+from blip_openvino.runtime.beams import beam_search
 from blip_openvino.runtime.decoder import DecoderState
 from blip_openvino.runtime.device import load_parts
 from blip_openvino.runtime.encoded import KEPT_BYTES, EncodedImages, EncoderTokens, TextModel, number_of
@@ -40,7 +41,7 @@ def __getattr__(name: str) -> object:
     """`text_decoder_forward`, which the published notebook's cells import from here."""
     if name != "text_decoder_forward":
         raise AttributeError(f"module 'blip_model' has no attribute {name!r}")
-    # PyTorch and transformers, which greedy search does without.
+    # PyTorch and transformers, which greedy and beam search do without.
     from blip_openvino.runtime.generate import text_decoder_forward
 
     return text_decoder_forward
@@ -146,7 +147,7 @@ class OVBlipModel:
         input_ids: Array,
         attention_mask: Array | None = None,
         **generate_kwargs,
-    ) -> Array | GreedyOutput | ModelOutput:
+    ) -> Array | SearchOutput | ModelOutput:
         """Answer questions about images.
 
         Args:
@@ -158,7 +159,7 @@ class OVBlipModel:
 
         Returns:
             Token ids [B, answer tokens] int64: a tensor where images or questions were one, else an array. With
-            `return_dict_in_generate` a `GreedyOutput`, or of beams and sampling what transformers gives then.
+            `return_dict_in_generate` a `SearchOutput`, or of sampling what transformers gives then.
 
         Raises:
             ValueError: an input or a generation argument is wrong; the message names it.
@@ -180,7 +181,7 @@ class OVBlipModel:
         input_ids: Array | None = None,
         attention_mask: Array | None = None,
         **generate_kwargs,
-    ) -> Array | GreedyOutput | ModelOutput:
+    ) -> Array | SearchOutput | ModelOutput:
         """Caption images, or continue a prompt about them.
 
         Takes, returns and raises what `generate_answer` does, but that `input_ids` [B, T] are prompts, as the tokenizer
@@ -255,12 +256,13 @@ class OVBlipModel:
 
     def _generate(
         self, input_ids: np.ndarray, attention_mask: np.ndarray, tokens: EncoderTokens, settings: GenerationSettings
-    ) -> np.ndarray | GreedyOutput | ModelOutput:
-        """Continue `input_ids` [rows, T], looking at `tokens`: by the loop below, or by `generate` of transformers."""
-        if settings.is_greedy and isinstance(self.text_decoder, TextModel):
-            found = greedy_search(DecoderState(self.text_decoder, tokens), input_ids, attention_mask, settings)
+    ) -> np.ndarray | SearchOutput | ModelOutput:
+        """Continue `input_ids` [rows, T], looking at `tokens`, by our own search or that of transformers."""
+        if settings.is_plain and isinstance(self.text_decoder, TextModel):
+            search = greedy_search if settings.num_beams == 1 else beam_search
+            found = search(DecoderState(self.text_decoder, tokens), input_ids, attention_mask, settings)
             return found if settings.return_dict_in_generate else found.sequences
-        # PyTorch and transformers, which greedy search does without.
+        # PyTorch and transformers, which greedy and beam search do without.
         from blip_openvino.runtime.generate import generate
 
         return generate(self.config.text_config, self.text_decoder, tokens, input_ids, attention_mask, settings)
@@ -268,7 +270,7 @@ class OVBlipModel:
 
 def greedy_search(
     state: DecoderState, input_ids: np.ndarray, attention_mask: np.ndarray, settings: GenerationSettings
-) -> GreedyOutput:
+) -> SearchOutput:
     """Take the likeliest token until every row has ended; those that end early are filled up with the padding token.
 
     Args:
@@ -296,4 +298,4 @@ def greedy_search(
             break
     if settings.streamer is not None:
         settings.streamer.end()
-    return GreedyOutput(np.concatenate(tokens, axis=1), likely)
+    return SearchOutput(np.concatenate(tokens, axis=1), likely)

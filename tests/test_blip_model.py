@@ -189,17 +189,21 @@ def test_streamer_gets_every_token(fp16_model, easy_vqa, arguments):
         {"max_new_tokens": np.int64(1)},
         {"max_length": 6, "num_beams": 1, "do_sample": False, "early_stopping": None},
         {"min_new_tokens": 6, "max_new_tokens": 7},
+        {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 2.0},
+        {"num_beams": 4, "early_stopping": True, "min_new_tokens": 6},
     ],
     ids=str,
 )
-def test_greedy_search_gives_what_transformers_gives_without_running_it(fp16_model, mixed, monkeypatch, arguments):
+def test_greedy_and_beam_search_give_what_transformers_gives_without_running_it(
+    f32_model, mixed, monkeypatch, arguments
+):
     _, images, batch = mixed
-    generate_kwargs = arguments | {"renormalize_logits": True}
-    answers = fp16_model.generate_answer(images, **batch, **generate_kwargs)
-    captions = fp16_model.generate_caption(images, **generate_kwargs)
+    generate_kwargs = arguments | {"repetition_penalty": 1.0}
+    answers = f32_model.generate_answer(images, **batch, **generate_kwargs)
+    captions = f32_model.generate_caption(images, **generate_kwargs)
     monkeypatch.setattr(GenerationMixin, "generate", None)
-    assert torch.equal(fp16_model.generate_answer(images, **batch, **arguments), answers)
-    assert torch.equal(fp16_model.generate_caption(images, **arguments), captions)
+    assert torch.equal(f32_model.generate_answer(images, **batch, **arguments), answers)
+    assert torch.equal(f32_model.generate_caption(images, **arguments), captions)
 
 
 def test_the_folders_generation_settings_hold_where_the_caller_says_nothing(converted, easy_vqa):
@@ -248,7 +252,7 @@ def test_published_cells_run_as_written(converted, checkpoint, easy_vqa, process
     assert torch.equal(ov_model.generate_answer(**inputs, num_beams=3), checkpoint.generate(**inputs, num_beams=3))
 
 
-def test_greedy_search_imports_neither_pytorch_nor_transformers(converted, easy_vqa):
+def test_greedy_and_beam_search_import_neither_pytorch_nor_transformers(converted, easy_vqa):
     script = f"""
 import sys
 from blip_model import OVBlipModel
@@ -257,13 +261,14 @@ folder = {str(converted)!r}
 model, processor = OVBlipModel.from_pretrained(folder, "CPU"), OVBlipProcessor.from_pretrained(folder)
 inputs = processor({easy_vqa.questions[0].image_path!r}, {easy_vqa.questions[0].question!r})
 print(processor.decode(model.generate_answer(**inputs)[0]))
+print(model.generate_caption(inputs["pixel_values"], num_beams=3, length_penalty=2.0).shape[0])
 assert not {{"torch", "transformers"}} & sys.modules.keys(), "imported"
-print(model.generate_caption(inputs["pixel_values"], num_beams=3).shape[0])
+print(model.generate_caption(inputs["pixel_values"], do_sample=True).shape[0])
 assert {{"torch", "transformers"}} <= sys.modules.keys()
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [easy_vqa.questions[0].answer, "1"]
+    assert done.stdout.split() == [easy_vqa.questions[0].answer, "1", "1"]
 
 
 def test_retrieval_checkpoint_matches_as_pytorch_and_says_that_it_cannot_write(

@@ -148,17 +148,14 @@ def timed(milliseconds: dict[str, float], stage: str) -> Iterator[None]:
     milliseconds[stage] = (time.perf_counter() - start) * 1000
 
 
-def stream_tokens(
-    generate: Callable[..., Answer], num_beams: int = 1, **generate_kwargs
-) -> Iterator[list[int] | Answer]:
+def stream_tokens(generate: Callable[..., Answer], **generate_kwargs) -> Iterator[list[int] | Answer]:
     """Run `generate` in a thread; yield the token ids so far after each step, and in the end what it returns.
 
-    Beams settle their tokens only at the end: until then their steps yield empty lists.
+    Beams settle their tokens only at the end: until then their steps add none.
     """
     feed, ids = TokenFeed(), []
-    follow = {"streamer": feed} if num_beams == 1 else {"stopping_criteria": [feed]}
     with ThreadPoolExecutor(1, "blip-generate") as pool:
-        future = pool.submit(generate, num_beams=num_beams, **follow, **generate_kwargs)
+        future = pool.submit(generate, streamer=feed, **generate_kwargs)
         future.add_done_callback(lambda _: feed.end())
         try:
             while (tokens := feed.get()) is not None:
@@ -170,10 +167,7 @@ def stream_tokens(
 
 
 class TokenFeed(SimpleQueue):
-    """A streamer that is a queue to another thread: the prompt [1, T], then each token [1], None after the last.
-
-    With beams it is a stopping criterion that stops nothing: the reader gets no tokens at a step, but can leave there.
-    """
+    """A streamer that is a queue to another thread: the prompt [1, T], then each token [1], None after the last."""
 
     reader_left = False
 
@@ -184,7 +178,3 @@ class TokenFeed(SimpleQueue):
 
     def end(self) -> None:
         super().put(None)
-
-    def __call__(self, input_ids: Any, scores: Any, **kwargs) -> bool:
-        self.put([])
-        return False

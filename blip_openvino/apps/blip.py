@@ -179,8 +179,8 @@ class Blip:
         check_pieces(settings, max(map(len, lists)), rows_at_once(lists[0]))
         answers = []
         for encoded, inputs, some_images, some_texts in self._batches(images, texts):
-            found = compute(encoded, **inputs, **generate, return_dict_in_generate=settings.is_greedy)
-            if settings.is_greedy:
+            found = compute(encoded, **inputs, **generate, return_dict_in_generate=settings.is_plain)
+            if settings.is_plain:
                 sequences, scores = found.sequences, found.log_probabilities
             else:
                 asks = compute == self.model.generate_answer

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from numbers import Integral
+from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import Protocol
 
@@ -40,12 +40,15 @@ GENERATE_ARGUMENTS = {
 }
 """The arguments of transformers' `generate` that do here what they say. The others would bring a second model or a
 cache of their own, ask for attentions that the compiled decoder does not give, or load code from the Hub."""
-NEUTRAL = {"num_beams": 1, "do_sample": False, "use_cache": True, "num_return_sequences": 1, "min_length": 0}
-"""Settings that ask for nothing but greedy search."""
+NEUTRAL = {"do_sample": False, "use_cache": True, "min_length": 0}
+"""Settings that ask for nothing."""
 
 
 class Streamer(Protocol):
-    """What gets tokens as they come, such as transformers' `TextStreamer`: the prompt [rows, T] first, then [rows]."""
+    """What gets tokens as they come, such as transformers' `TextStreamer`: the prompt [rows, T] first, then [rows].
+
+    Beams settle their tokens only at the end: before that each of their steps brings an empty array.
+    """
 
     def put(self, value: np.ndarray) -> None: ...
 
@@ -54,7 +57,7 @@ class Streamer(Protocol):
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """How a text is generated: what greedy search knows in fields, all else in `others`, which only transformers knows.
+    """How a text is generated: what greedy and beam search know in fields, in `others` what only transformers knows.
 
     See `resolve_settings`.
     """
@@ -63,13 +66,17 @@ class GenerationSettings:
     pad_token_id: int
     max_new_tokens: int = DEFAULT_NEW_TOKENS
     min_new_tokens: int = 0
+    num_beams: int = 1
+    num_return_sequences: int = 1
+    length_penalty: float = 1.0
+    early_stopping: bool | str = False
     streamer: Streamer | None = None
     return_dict_in_generate: bool = False
     others: Mapping[str, object] = field(default_factory=dict)
 
     @property
-    def is_greedy(self) -> bool:
-        """Whether the likeliest token is taken at every step, and nothing else is asked for."""
+    def is_plain(self) -> bool:
+        """Whether it is greedy or beam search, and nothing else is asked for."""
         return not self.others and isinstance(self.eos_token_id, Integral)
 
     def generate_kwargs(self) -> dict[str, object]:
@@ -119,7 +126,7 @@ def resolve_settings(
 def check_pieces(settings: GenerationSettings, rows: int, rows_at_once: int) -> None:
     """Raise ValueError where a batch is worked off in pieces, and something asked for would see one piece only."""
     asked = [name for name in ROW_BY_ROW if getattr(settings, name, None) or settings.others.get(name)]
-    if settings.is_greedy:
+    if settings.is_plain:
         asked = [name for name in asked if name != "return_dict_in_generate"]  # pieces of it are put together
     if rows > rows_at_once and asked:
         raise ValueError(
@@ -148,19 +155,22 @@ def _check_values(config: SimpleNamespace, settings: Mapping[str, object], given
             )
     beams, rows = settings.get("num_beams", 1), settings.get("num_return_sequences", 1)
     samples = settings.get("do_sample", False)
-    if beams > config.vocab_size:
-        raise ValueError(f"num_beams is {beams}, more than the {config.vocab_size} tokens that a text can begin with")
+    if beams >= config.vocab_size:
+        raise ValueError(f"num_beams is {beams}; it takes less than the {config.vocab_size} tokens of the vocabulary")
     if rows > beams and (beams > 1 or not samples):
         raise ValueError(
             f"num_return_sequences is {rows} but num_beams is {beams}: "
             "have as many beams as texts, or sample them with do_sample=True and one beam"
         )
-    if beams > 1 and "streamer" in settings:
-        raise ValueError(
-            f"a streamer cannot follow {beams} beams, whose text is known at the end only: use num_beams=1"
-        )
+    penalty, stopping = settings.get("length_penalty", 1.0), settings.get("early_stopping", False)
+    if not isinstance(penalty, Real) or not np.isfinite(penalty):
+        raise ValueError(f"length_penalty is {penalty!r}; it takes a number")
+    if not isinstance(stopping, bool | str) or stopping not in (True, False, "never"):
+        raise ValueError(f"early_stopping is {stopping!r}; it takes True, False or 'never'")
     for name in given.keys() & SAMPLING if not samples else ():
         raise ValueError(f"{name} is {given[name]!r}, but nothing is sampled: add do_sample=True or leave it out")
+    for name in given.keys() & {"length_penalty", "early_stopping"} if beams == 1 else ():
+        raise ValueError(f"{name} is {given[name]!r}, but there is one beam: add num_beams or leave it out")
 
 
 def _new_tokens(

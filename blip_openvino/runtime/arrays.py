@@ -41,8 +41,8 @@ def as_array(values: Array, name: str) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class GreedyOutput:
-    """What a greedy search gives with `return_dict_in_generate`."""
+class SearchOutput:
+    """What greedy and beam search give with `return_dict_in_generate`."""
 
     sequences: Array
     """Token ids [rows, T] int64."""
@@ -54,8 +54,8 @@ def like(given: tuple[object, ...], result: object) -> object:
     """`result` as a tensor where any of the inputs `given` was one and it is an array; else as it is."""
     if not any(map(is_tensor, given)):
         return result
-    if isinstance(result, GreedyOutput):
-        return GreedyOutput(like(given, result.sequences), like(given, result.log_probabilities))
+    if isinstance(result, SearchOutput):
+        return SearchOutput(like(given, result.sequences), like(given, result.log_probabilities))
     if isinstance(result, np.ndarray):
         # It is there already: who gave a tensor has imported it.
         import torch
@@ -68,9 +68,9 @@ def joined(found: list[object], pad_token_id: int) -> object:
     """Token ids of several calls [rows, tokens] as one array, shorter ones filled up; of one call as they are."""
     if len(found) == 1:
         return found[0]
-    if isinstance(found[0], GreedyOutput):
+    if isinstance(found[0], SearchOutput):
         sequences = joined([each.sequences for each in found], pad_token_id)
-        return GreedyOutput(sequences, np.concatenate([each.log_probabilities for each in found]))
+        return SearchOutput(sequences, np.concatenate([each.log_probabilities for each in found]))
     longest = max(ids.shape[1] for ids in found)
     return np.concatenate(
         [np.pad(ids, ((0, 0), (0, longest - ids.shape[1])), constant_values=pad_token_id) for ids in found]

@@ -1,6 +1,6 @@
-"""`generate` of transformers around the compiled text decoder: beams, sampling, constraints, stopping criteria.
+"""`generate` of transformers around the compiled text decoder: sampling, constraints, stopping criteria.
 
-Importing it imports PyTorch and transformers, which greedy search does without.
+Importing it imports PyTorch and transformers, which greedy and beam search do without.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 from transformers.utils import ModelOutput
 
 from blip_openvino.runtime.arguments import GenerationSettings
+from blip_openvino.runtime.beams import NO_TOKENS, hand_over
 from blip_openvino.runtime.decoder import DecoderState
 from blip_openvino.runtime.encoded import EncoderTokens, TextModel
 
@@ -79,7 +80,19 @@ def generate(
     else:
         arrays |= {"encoder_hidden_states": tokens.hidden_states, "encoder_attention_mask": tokens.attention_mask}
     inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    found = text_decoder.generate(**inputs, **settings.generate_kwargs())
+    arguments, streamer = settings.generate_kwargs(), settings.streamer
+    if streamer is None or settings.num_beams == 1:
+        found = text_decoder.generate(**inputs, **arguments)
+    else:
+        # transformers has no streamer follow beams.
+        def follow(*args, **kwargs) -> bool:
+            streamer.put(NO_TOKENS)
+            return False
+
+        streamer.put(input_ids)
+        criteria = [*arguments.get("stopping_criteria", ()), follow]
+        found = text_decoder.generate(**inputs, **arguments | {"streamer": None, "stopping_criteria": criteria})
+        hand_over(getattr(found, "sequences", found)[:, input_ids.shape[1] :].numpy(), streamer)
     return found.numpy() if isinstance(found, Tensor) else found
 
 

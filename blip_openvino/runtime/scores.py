@@ -12,9 +12,13 @@ from blip_openvino.runtime.encoded import EncoderTokens, TextModel
 
 def log_probabilities(logits: np.ndarray, input_ids: np.ndarray) -> np.ndarray:
     """How likely each token [...] was, by the logits [..., vocabulary] before it: [...] float32."""
+    return np.take_along_axis(logits, input_ids[..., None], axis=-1)[..., 0] - log_normalizers(logits)
+
+
+def log_normalizers(logits: np.ndarray) -> np.ndarray:
+    """What to take from each logit for its log-probability: of logits [..., vocabulary], [...] float32."""
     most = logits.max(axis=-1, keepdims=True)
-    norm = np.log(np.exp(logits - most).sum(axis=-1)) + most[..., 0]
-    return np.take_along_axis(logits, input_ids[..., None], axis=-1)[..., 0] - norm
+    return np.log(np.exp(logits - most).sum(axis=-1)) + most[..., 0]
 
 
 def score_texts(

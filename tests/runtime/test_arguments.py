@@ -18,7 +18,7 @@ def resolve(arguments: dict, lengths=(1,), defaults=None):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "lengths", "most", "is_greedy"),
+    ("arguments", "lengths", "most", "is_plain"),
     [
         ({}, [1], 20, True),
         ({"max_new_tokens": None, "num_beams": None, "eos_token_id": None}, [1], 20, True),
@@ -29,24 +29,24 @@ def resolve(arguments: dict, lengths=(1,), defaults=None):
         ({"generation_config": GenerationConfig(max_new_tokens=9)}, [1], 9, True),
         ({"generation_config": GenerationConfig(max_new_tokens=9), "max_new_tokens": 4}, [1], 4, True),
         ({"eos_token_id": [3, 4]}, [1], 20, False),
-        ({"num_beams": 2}, [1], 20, False),
+        ({"num_beams": 2}, [1], 20, True),
         ({"do_sample": True, "top_k": 1}, [1], 20, False),
         ({"repetition_penalty": 1.5}, [1], 20, False),
-        ({"generation_config": GenerationConfig(num_beams=3)}, [1], 20, False),
+        ({"generation_config": GenerationConfig(num_beams=3)}, [1], 20, True),
     ],
     ids=str,
 )
-def test_arguments_become_settings(arguments, lengths, most, is_greedy):
+def test_arguments_become_settings(arguments, lengths, most, is_plain):
     found = resolve(arguments, lengths)
-    assert (found.max_new_tokens, found.is_greedy, found.pad_token_id) == (most, is_greedy, 0)
+    assert (found.max_new_tokens, found.is_plain, found.pad_token_id) == (most, is_plain, 0)
 
 
 def test_arguments_override_the_configuration_and_that_the_checkpoints():
     configured = GenerationConfig(max_length=8, repetition_penalty=2.0)
-    defaults = {"max_length": 6, "repetition_penalty": 3.0, "length_penalty": 4.0, "eos_token_id": -1}
+    defaults = {"max_length": 6, "repetition_penalty": 3.0, "no_repeat_ngram_size": 4, "eos_token_id": -1}
     found = resolve({"generation_config": configured, "repetition_penalty": 1.5}, defaults=defaults)
     assert (found.max_new_tokens, found.eos_token_id) == (7, 4)
-    assert found.others == {"repetition_penalty": 1.5, "length_penalty": 4.0}
+    assert found.others == {"repetition_penalty": 1.5, "no_repeat_ngram_size": 4}
 
 
 REFUSED = [
@@ -64,13 +64,16 @@ REFUSED = [
     ({"min_new_tokens": 30}, "at least 30 .*at most 20: raise max_new_tokens"),
     ({"num_beams": 0}, "num_beams is 0; it takes a whole number, 1 or more"),
     ({"num_beams": 2.0}, "num_beams is 2.0; it takes a whole number"),
-    ({"num_beams": 10**9}, "num_beams is 1000000000, more than the 35 tokens"),
+    ({"num_beams": 10**9}, "num_beams is 1000000000; it takes less than the 35 tokens"),
     ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences is 3 but num_beams is 2"),
     ({"num_return_sequences": 2}, "num_beams is 1: have as many beams .*do_sample=True"),
     ({"eos_token_id": -5}, "eos_token_id is -5; it takes a token of the vocabulary, 0 to 34"),
     ({"eos_token_id": [3, 35]}, r"eos_token_id is \[3, 35\]; it takes a token"),
     ({"pad_token_id": "[PAD]"}, "pad_token_id is '.PAD.'; it takes a token"),
-    ({"streamer": print, "num_beams": 2}, "a streamer cannot follow 2 beams.* num_beams=1"),
+    ({"length_penalty": "long", "num_beams": 2}, "length_penalty is 'long'; it takes a number"),
+    ({"length_penalty": float("inf"), "num_beams": 2}, "length_penalty is inf; it takes a number"),
+    ({"early_stopping": "soon", "num_beams": 2}, "early_stopping is 'soon'; it takes True, False or 'never'"),
+    ({"length_penalty": 2.0}, "length_penalty is 2.0, but there is one beam: add num_beams"),
     ({"generation_config": {"max_length": 3}}, "generation_config is a dict; it takes a GenerationConfig"),
     ({"num_beam": 3}, "'num_beam' is no argument of a generation here; did you mean 'num_beams'"),
     ({"zzz": 3}, "'zzz' is no argument of a generation here; there are bad_words_ids, "),

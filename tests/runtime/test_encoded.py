@@ -99,13 +99,14 @@ def test_what_sees_the_rows_of_one_batch_is_refused_in_pieces(fp16_model, asked,
     }.get(name, print)
     monkeypatch.setattr(blip_model, "ROWS_AT_ONCE", 9)
     with pytest.raises(ValueError, match=f"{name} sees the rows of one batch, .* give at most 9 in a call"):
-        fp16_model.generate_caption(asked[0], num_beams=1 + (name == "return_dict_in_generate"), **{name: wish})
+        fp16_model.generate_caption(asked[0], do_sample=name == "return_dict_in_generate", **{name: wish})
 
 
-def test_scores_of_pieces_are_put_together(fp16_model, asked, monkeypatch):
-    whole = fp16_model.generate_caption(asked[0], return_dict_in_generate=True)
+@pytest.mark.parametrize("search", [{}, {"num_beams": 2}], ids=str)
+def test_scores_of_pieces_are_put_together(fp16_model, asked, monkeypatch, search):
+    whole = fp16_model.generate_caption(asked[0], return_dict_in_generate=True, **search)
     monkeypatch.setattr(blip_model, "ROWS_AT_ONCE", 4)
-    found = fp16_model.generate_caption(asked[0], return_dict_in_generate=True)
+    found = fp16_model.generate_caption(asked[0], return_dict_in_generate=True, **search)
     assert torch.equal(found.sequences, whole.sequences)
     assert torch.allclose(found.log_probabilities, whole.log_probabilities, atol=0.05)
 
