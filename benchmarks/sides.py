@@ -62,7 +62,7 @@ SIDES = {
     "ONNX Runtime INT8": Spec("ONNX Runtime", "INT8"),
     "ours FP16": Spec("ours", "FP16"),
     "ours INT8": Spec("ours", "INT8"),
-    "ours INT4": Spec("ours", "INT4", FEW),
+    "ours INT4": Spec("ours", "INT4"),
 }
 CACHING = ("published", "ours")
 """Families whose compiled models OpenVINO can keep on disk."""

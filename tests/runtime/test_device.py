@@ -67,17 +67,18 @@ def test_a_cpu_without_bf16_or_int8_instructions_is_asked_for_neither(monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"),
+    ("flags", "precision", "expected"),
     [
-        ({"avx512_vnni", "avx512_bf16"}, {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 256}),
-        ({"avx512_vnni", "avx512_bf16", "amx_int8"}, GROUP | F32),
-        ({"avx512_vnni"}, GROUP | F32),
-        (set(), GROUP | F32),  # ARM
+        ({"avx512_vnni", "avx512_bf16"}, "INT8", {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 256}),
+        ({"avx512_vnni", "avx512_bf16"}, "INT4", GROUP),
+        ({"avx512_vnni", "avx512_bf16", "amx_int8"}, "INT8", GROUP | F32),
+        ({"avx512_vnni"}, "INT8", GROUP | F32),
+        (set(), "INT8", GROUP | F32),  # ARM
     ],
 )
-def test_the_quantized_decoder_computes_in_bf16_where_that_is_quicker(monkeypatch, flags, expected):
+def test_the_quantized_decoder_computes_in_bf16_where_that_is_quicker(monkeypatch, flags, precision, expected):
     monkeypatch.setattr(devices, "cpu_flags", lambda: flags)
-    assert compile_properties(fake_core(["FP32", "BF16"]), "CPU", TEXT_DECODER, "INT8", {}) == expected
+    assert compile_properties(fake_core(["FP32", "BF16"]), "CPU", TEXT_DECODER, precision, {}) == expected
 
 
 @pytest.mark.parametrize(
