@@ -20,6 +20,7 @@ MARKED = re.compile(r"(?<=<!-- benchmark -->\n).*(?=<!-- /benchmark -->)", re.DO
 RIVALS = {"PyTorch": "PyTorch", "published": "published recipe", "ONNX Runtime": "ONNX Runtime"}
 OURS, OPTION = ("ours FP16", "ours INT8"), "ours INT4"
 """`OPTION` has a line of its own instead of a column."""
+OPTION_TASKS = ("answer", "answer again", "caption", "caption, 3 beams", "batch", "peak memory")
 SHORT = ("answer", "answer again", "caption", "load", "peak memory")
 
 
@@ -110,7 +111,8 @@ def option_line(results: dict) -> str:
     """What INT4 weights in the decoder bring."""
     compared = [
         f"{labelled(results, task)[0]}: {cell(results, task, OPTION)} against {cell(results, task, OURS[-1])}"
-        for task in ("answer", "caption", "peak memory")
+        for task in OPTION_TASKS
+        if tasks_of(results)[task].get(OPTION)
     ]
     weights = " against ".join(digits(results["sizes"][side] / 1e6) for side in (OPTION, OURS[-1]))
     return f"INT4 weights in the decoder instead of INT8 bring {'; '.join(compared)}; weights, MB: {weights}."

@@ -5,7 +5,7 @@ They hold the layers of a transformers model, and compute what that does.
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, scaled_dot_product_attention
+from torch.nn.functional import linear, normalize, scaled_dot_product_attention
 from transformers import BlipForImageTextRetrieval
 
 MASKED = torch.finfo(torch.float16).min
@@ -63,10 +63,11 @@ def self_attention(layer: nn.Module, hidden_states: Tensor, mask: Tensor, past: 
         The new hidden states [B, T, hidden], and the keys and values of all tokens so far.
     """
     attention = layer.attention.self
-    query, key, value = (
-        split_heads(projection(hidden_states), attention)
-        for projection in (attention.query, attention.key, attention.value)
-    )
+    # One product in place of three, as BLIP's vision model has it: a step took 3 to 10 % less (Zen 4).
+    projections = attention.query, attention.key, attention.value
+    weight, bias = (torch.cat([getattr(each, name) for each in projections]) for name in ("weight", "bias"))
+    products = linear(hidden_states, weight, bias).chunk(3, dim=-1)
+    query, key, value = (split_heads(each, attention) for each in products)
     if past is not None:
         key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
     context = scaled_dot_product_attention(query, key, value, attn_mask=mask)
