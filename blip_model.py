@@ -76,8 +76,7 @@ class OVBlipModel:
     ):
         self.config, self.decoder_start_token_id = config, decoder_start_token_id
         self.vision_model = vision_model
-        is_plain = isinstance(text_encoder, ov.CompiledModel)
-        self.text_encoder = TextModel(text_encoder) if is_plain else text_encoder
+        self.text_encoder = TextModel(text_encoder) if isinstance(text_encoder, ov.CompiledModel) else text_encoder
         self.text_decoder = text_decoder
         self.generation_config, self.precision = dict(generation_config or {}), precision
 

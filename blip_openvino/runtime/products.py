@@ -7,6 +7,8 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as opset
 
+from blip_openvino.runtime.split import insert_after
+
 ELEMENTWISE = {"Add", "FakeQuantize", "Gelu", "Multiply"}
 TOKENS_AND_CHANNELS = [0, 2, 1]
 """The order of axes that makes [B, C, T] of [B, T, C], and the reverse."""
@@ -64,10 +66,7 @@ def products_as_convolutions(model: ov.Model, precision: str = "INT8") -> None:
                 port.replace_source_output(output if is_data else channels_first(port.get_source_output()))
             reader.get_node().constructor_validate_and_infer_types()
             last = output = reader.get_node().output(0)
-        readers = last.get_target_inputs()
-        tokens = opset.transpose(output, TOKENS_AND_CHANNELS)
-        for reader in readers:
-            reader.replace_source_output(tokens.output(0))
+        insert_after(last, lambda _, output=output: opset.transpose(output, TOKENS_AND_CHANNELS))
     model.validate_nodes_and_infer_types()
 
 
@@ -116,11 +115,9 @@ def quantize_products_only(model: ov.Model) -> None:
     """
     for node in model.get_ordered_ops():
         if node.get_type_name() == "FakeQuantize":
-            readers = node.output(0).get_target_inputs()
-            nodes = [reader.get_node() for reader in readers]
-            if not any(is_int8_product(each) or each.get_type_name() == "Convolution" for each in nodes):
-                for reader in readers:
-                    reader.replace_source_output(node.input_value(0))
+            readers = [reader.get_node() for reader in node.output(0).get_target_inputs()]
+            if not any(is_int8_product(each) or each.get_type_name() == "Convolution" for each in readers):
+                node.output(0).replace(node.input_value(0))
 
 
 def without_zero_points(model: ov.Model) -> None:
@@ -138,10 +135,8 @@ def without_zero_points(model: ov.Model) -> None:
         for product in products:
             integers, scale = (weights.get_node().data for weights in int8_weights(product))
             lacking = low.item() * integers.sum(axis=1, dtype=np.int32) * scale[:, 0]
-            readers = product.output(0).get_target_inputs()
-            whole = opset.add(product, opset.constant(lacking.astype(np.float32)))
-            for reader in readers:
-                reader.replace_source_output(whole.output(0))
+            bias = opset.constant(lacking.astype(np.float32))
+            insert_after(product.output(0), lambda output, bias=bias: opset.add(output, bias))
         quantize.input(3).replace_source_output(opset.constant(np.zeros_like(low)).output(0))
         quantize.input(4).replace_source_output(opset.constant(high - low).output(0))
     model.validate_nodes_and_infer_types()

@@ -4,6 +4,8 @@ Cross-attention's keys and values depend on the encoder's tokens alone. So a tex
 half projects the image (or the question) once, the other takes the keys and values as inputs at every step.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import openvino as ov
 from openvino import opset13 as opset
@@ -24,6 +26,14 @@ def cross_names(model: ov.Model) -> list[str]:
     return sorted(names, key=lambda name: int(name.split(".")[1]))
 
 
+def insert_after(output: ov.Output, make: Callable[[ov.Output], ov.Node]) -> None:
+    """Have what reads `output` read instead what `make` makes of it."""
+    readers = output.get_target_inputs()
+    made = make(output)
+    for reader in readers:
+        reader.replace_source_output(made.output(0))
+
+
 def split_projections(model: ov.Model, element_type: ov.Type = ov.Type.f32) -> ov.Model:
     """Cut `model` in two, in place: it takes cross-attention's keys and values, and no encoder tokens any more.
 
@@ -40,13 +50,10 @@ def split_projections(model: ov.Model, element_type: ov.Type = ov.Type.f32) -> o
 
     tensors, inputs = named_outputs(model), []
     for name in names:
-        readers = tensors[name].get_target_inputs()
         tensors[name].set_names(set())
         inputs.append(opset.parameter(tensors[name].get_partial_shape(), element_type, name=name))
         inputs[-1].output(0).set_names({name})
-        kept = opset.convert(inputs[-1], ov.Type.f32)
-        for reader in readers:
-            reader.replace_source_output(kept.output(0))
+        tensors[name].replace(opset.convert(inputs[-1], ov.Type.f32).output(0))
     model.add_parameters(inputs)
     model.remove_parameter(model.input("encoder_hidden_states").get_node())
     model.validate_nodes_and_infer_types()
@@ -70,13 +77,10 @@ def dequantize_looked_up(model: ov.Model) -> None:
         integers = table.input_value(0).get_node()
         if integers.get_type_name() != "Convert" or integers.get_input_element_type(0) != ov.Type.i8:
             continue
-        readers = gather.output(0).get_target_inputs()
         where = gather.input_value(1), gather.input_value(2)
         rows = opset.convert(opset.gather(integers.input_value(0), *where), ov.Type.f32)
         scales = opset.convert(opset.gather(table.input_value(1), *where), ov.Type.f32)
-        embeddings = opset.multiply(rows, scales)
-        for reader in readers:
-            reader.replace_source_output(embeddings.output(0))
+        gather.output(0).replace(opset.multiply(rows, scales).output(0))
     model.validate_nodes_and_infer_types()
 
 
@@ -92,10 +96,7 @@ def keep_cache(model: ov.Model) -> None:
     for port in model.inputs:
         if port.any_name.startswith("past."):
             pairs[port.any_name] = port.any_name.replace("past.", "present.", 1)
-            readers = port.get_target_inputs()
-            rows = opset.gather(port, beam_idx, opset.constant(0))
-            for reader in readers:
-                reader.replace_source_output(rows.output(0))
+            insert_after(port, lambda cache: opset.gather(cache, beam_idx, opset.constant(0)))
     model.validate_nodes_and_infer_types()
     apply_make_stateful_transformation(model, pairs)
     rows = opset.gather(opset.shape_of(model.input("input_ids")), opset.constant([0]), opset.constant(0))
@@ -115,12 +116,10 @@ def keep_some_logits(model: ov.Model) -> None:
 
     While a text is written one is read, and the product with the vocabulary is a good part of a step.
     """
-    hidden_states = named_outputs(model)["decoder_hidden_states"]
-    readers = hidden_states.get_target_inputs()
     count = opset.parameter([1], ov.Type.i64, name="logits_to_keep")
     count.output(0).set_names({"logits_to_keep"})
     model.add_parameters([count])
-    last = opset.slice(hidden_states, opset.negative(count), stop=[2**31 - 1], step=[1], axes=[1])
-    for reader in readers:
-        reader.replace_source_output(last.output(0))
+    start = opset.negative(count)
+    hidden_states = named_outputs(model)["decoder_hidden_states"]
+    insert_after(hidden_states, lambda states: opset.slice(states, start, stop=[2**31 - 1], step=[1], axes=[1]))
     model.validate_nodes_and_infer_types()
