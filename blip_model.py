@@ -5,7 +5,7 @@ processor = OVBlipProcessor.from_pretrained("build/blip-vqa-base")
 ids = model.generate_answer(**processor("photo.jpg", "how many dogs are there?"))
 
 NumPy arrays go in and come out; who gives PyTorch tensors gets tensors. PyTorch and transformers, which take longer to
-import than BLIP to answer, are imported only by sampling and what else neither greedy nor beam search does.
+import than BLIP to answer, are imported only for what neither greedy nor beam search does.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class OVBlipModel:
 
         Returns:
             Token ids [B, answer tokens] int64: a tensor where images or questions were one, else an array. With
-            `return_dict_in_generate` a `SearchOutput`, or of sampling what transformers gives then.
+            `return_dict_in_generate` a `SearchOutput`, or what transformers gives where that does it.
 
         Raises:
             ValueError: an input or a generation argument is wrong; the message names it.

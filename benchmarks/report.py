@@ -112,7 +112,7 @@ def option_line(results: dict) -> str:
     compared = [
         f"{labelled(results, task)[0]}: {cell(results, task, OPTION)} against {cell(results, task, OURS[-1])}"
         for task in OPTION_TASKS
-        if tasks_of(results)[task].get(OPTION)
+        if cell(results, task, OPTION) != "-"
     ]
     weights = " against ".join(digits(results["sizes"][side] / 1e6) for side in (OPTION, OURS[-1]))
     return f"INT4 weights in the decoder instead of INT8 bring {'; '.join(compared)}; weights, MB: {weights}."

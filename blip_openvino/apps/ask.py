@@ -151,7 +151,7 @@ def timed(milliseconds: dict[str, float], stage: str) -> Iterator[None]:
 def stream_tokens(generate: Callable[..., Answer], **generate_kwargs) -> Iterator[list[int] | Answer]:
     """Run `generate` in a thread; yield the token ids so far after each step, and in the end what it returns.
 
-    Beams settle their tokens only at the end: until then their steps add none.
+    Beams settle their tokens only at the end: until then each step yields the ids so far, unchanged.
     """
     feed, ids = TokenFeed(), []
     with ThreadPoolExecutor(1, "blip-generate") as pool:

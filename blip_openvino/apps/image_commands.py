@@ -127,7 +127,7 @@ def print_rows(paths: Sequence[str], rows: Callable[[object], Rows], as_json: bo
         except (ValueError, OSError) as error:
             failed, found = True, [{"error": one_line(error)}]
         else:
-            with extra("convert"):  # beams and sampling are done with PyTorch and transformers
+            with extra("convert"):  # sampling and constraints are done with PyTorch and transformers
                 found = rows(image)
         for each in found:
             row = {name: value if isinstance(value, str) else rounded(value) for name, value in each.items()}

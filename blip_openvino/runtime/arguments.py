@@ -40,12 +40,12 @@ GENERATE_ARGUMENTS = {
 }
 """The arguments of transformers' `generate` that do here what they say. The others would bring a second model or a
 cache of their own, ask for attentions that the compiled decoder does not give, or load code from the Hub."""
-NEUTRAL = {"do_sample": False, "use_cache": True, "min_length": 0}
+NEUTRAL = {"do_sample": False, "use_cache": True}
 """Settings that ask for nothing."""
 
 
 class Streamer(Protocol):
-    """What gets tokens as they come, such as transformers' `TextStreamer`: the prompt [rows, T] first, then [rows].
+    """What gets tokens as they come, such as transformers' `TextStreamer`: the prompts [texts, T] first, then [texts].
 
     Beams settle their tokens only at the end: before that each of their steps brings an empty array.
     """
@@ -76,7 +76,7 @@ class GenerationSettings:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is greedy or beam search, and nothing else is asked for."""
+        """Whether it is greedy or beam search, with one token that ends a text and nothing else asked for."""
         return not self.others and isinstance(self.eos_token_id, Integral)
 
     def generate_kwargs(self) -> dict[str, object]:
@@ -169,8 +169,6 @@ def _check_values(config: SimpleNamespace, settings: Mapping[str, object], given
         raise ValueError(f"early_stopping is {stopping!r}; it takes True, False or 'never'")
     for name in given.keys() & SAMPLING if not samples else ():
         raise ValueError(f"{name} is {given[name]!r}, but nothing is sampled: add do_sample=True or leave it out")
-    for name in given.keys() & {"length_penalty", "early_stopping"} if beams == 1 else ():
-        raise ValueError(f"{name} is {given[name]!r}, but there is one beam: add num_beams or leave it out")
 
 
 def _new_tokens(

@@ -89,7 +89,7 @@ def generate(
             streamer.put(NO_TOKENS)
             return False
 
-        streamer.put(input_ids)
+        streamer.put(np.repeat(input_ids, settings.num_return_sequences, axis=0))
         criteria = [*arguments.get("stopping_criteria", ()), follow]
         found = text_decoder.generate(**inputs, **arguments | {"streamer": None, "stopping_criteria": criteria})
         hand_over(getattr(found, "sequences", found)[:, input_ids.shape[1] :].numpy(), streamer)

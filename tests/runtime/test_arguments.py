@@ -73,7 +73,6 @@ REFUSED = [
     ({"length_penalty": "long", "num_beams": 2}, "length_penalty is 'long'; it takes a number"),
     ({"length_penalty": float("inf"), "num_beams": 2}, "length_penalty is inf; it takes a number"),
     ({"early_stopping": "soon", "num_beams": 2}, "early_stopping is 'soon'; it takes True, False or 'never'"),
-    ({"length_penalty": 2.0}, "length_penalty is 2.0, but there is one beam: add num_beams"),
     ({"generation_config": {"max_length": 3}}, "generation_config is a dict; it takes a GenerationConfig"),
     ({"num_beam": 3}, "'num_beam' is no argument of a generation here; did you mean 'num_beams'"),
     ({"zzz": 3}, "'zzz' is no argument of a generation here; there are bad_words_ids, "),

@@ -89,7 +89,7 @@ class Run:
 
     def _write(self, images: EncodedImages | Image.Image, texts: Sequence[str | None]) -> list[list[Answer]]:
         write = self.blip.ask if self.task == "ask" else self.blip.caption
-        with extra("convert"):  # beams and sampling are done with PyTorch and transformers
+        with extra("convert"):  # sampling and constraints are done with PyTorch and transformers
             found = write(images, list(texts), **self.generate)
         return [each if isinstance(each, list) else [each] for each in found]
 
