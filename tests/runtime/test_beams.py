@@ -13,6 +13,7 @@ from transformers import BlipTextConfig
 
 from blip_openvino.runtime import generate
 from blip_openvino.runtime.arguments import GenerationSettings, resolve_settings
+from blip_openvino.runtime.arrays import SearchOutput
 from blip_openvino.runtime.beams import beam_search, take_likeliest
 
 WORDS, END = 9, 4
@@ -45,7 +46,24 @@ def settle(**arguments) -> GenerationSettings:
     return resolve_settings(CONFIG, {}, [2], {"return_dict_in_generate": True} | arguments)
 
 
-@hypothesis_settings(derandomize=True, deadline=None, max_examples=250, suppress_health_check=list(HealthCheck))
+def assert_as_transformers(seed: int, rows: int, **arguments) -> SearchOutput:
+    """Ours gives the texts and ranks of transformers; gives them too. `DecoderState` is to be `RandomState`."""
+    input_ids = np.array([[7, row] for row in range(rows)])
+    found = beam_search(RandomState(seed), input_ids, np.ones_like(input_ids), settle(**arguments))
+    driver = generate.GenerateDriver(BlipTextConfig(vocab_size=WORDS, bos_token_id=7, sep_token_id=END), seed, None)
+    expected = driver.generate(
+        torch.from_numpy(input_ids),
+        attention_mask=torch.ones(rows, 2, dtype=torch.int64),
+        **settle(output_scores=True, **arguments).generate_kwargs(),
+    )
+    assert np.array_equal(found.sequences, expected.sequences.numpy())
+    lengths = (expected.beam_indices >= 0).sum(dim=1)
+    ranks = found.log_probabilities / lengths.numpy() ** arguments["length_penalty"]
+    assert ranks == pytest.approx(expected.sequences_scores.numpy(), rel=1e-5)
+    return found
+
+
+@hypothesis_settings(derandomize=True, deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 2**30),
     rows=st.integers(1, 3),
@@ -58,25 +76,18 @@ def settle(**arguments) -> GenerationSettings:
 )
 def test_beams_are_those_of_transformers(monkeypatch, seed, rows, beams, most, data, **arguments):
     monkeypatch.setattr(generate, "DecoderState", RandomState)
-    arguments |= {
-        "num_beams": beams,
-        "num_return_sequences": data.draw(st.integers(1, beams), "num_return_sequences"),
-        "max_new_tokens": most,
-        "min_new_tokens": data.draw(st.integers(0, most), "min_new_tokens"),
-    }
-    input_ids = np.array([[7, row] for row in range(rows)])
-    found = beam_search(RandomState(seed), input_ids, np.ones_like(input_ids), settle(**arguments))
+    returned = data.draw(st.integers(1, beams), "num_return_sequences")
+    least = data.draw(st.integers(0, most), "min_new_tokens")
+    arguments |= {"num_beams": beams, "num_return_sequences": returned, "min_new_tokens": least}
+    assert_as_transformers(seed, rows, max_new_tokens=most, **arguments)
 
-    driver = generate.GenerateDriver(BlipTextConfig(vocab_size=WORDS, bos_token_id=7, sep_token_id=END), seed, None)
-    expected = driver.generate(
-        torch.from_numpy(input_ids),
-        attention_mask=torch.ones(rows, 2, dtype=torch.int64),
-        **settle(output_scores=True, **arguments).generate_kwargs(),
-    )
-    assert np.array_equal(found.sequences, expected.sequences.numpy())
-    lengths = (expected.beam_indices >= 0).sum(dim=1)
-    ranks = found.log_probabilities / lengths.numpy() ** arguments["length_penalty"]
-    assert ranks == pytest.approx(expected.sequences_scores.numpy(), rel=1e-5)
+
+@pytest.mark.parametrize("seed", [5, 25, 67])
+def test_a_search_that_never_stops_early_finds_longer_texts(monkeypatch, seed):
+    monkeypatch.setattr(generate, "DecoderState", RandomState)
+    longer = {"num_beams": 3, "max_new_tokens": 20, "length_penalty": 2.0}
+    never, early = (assert_as_transformers(seed, 1, early_stopping=stop, **longer) for stop in ("never", False))
+    assert never.sequences.shape[1] > early.sequences.shape[1]
 
 
 @pytest.mark.parametrize("arguments", [{}, {"repetition_penalty": 1.0}], ids=["our search", "transformers' search"])
