@@ -67,9 +67,8 @@ class Task:
             return settings
         if checked:
             return settings | {"return_dict_in_generate": True, "output_logits": True}
-        return settings | (
-            {"streamer": laps} if self.num_beams == 1 else {}
-        )  # transformers' beam search streams nothing
+        # transformers' beam search streams nothing.
+        return settings | ({"streamer": laps} if self.num_beams == 1 else {})
 
 
 def end_to_end(side: Side, inputs: Inputs | None, laps: Laps, settings: dict[str, object]) -> object:

@@ -59,14 +59,15 @@ def products_as_convolutions(model: ov.Model, precision: str = "INT8") -> None:
             weights = product.input_value(1).get_node().input_value(0).get_node().data
             kernel = rounded_to_bf16(weights[:, :, None])
             convolution = opset.convert(convolve(opset.convert(channels, "bf16"), kernel), "f32")
-        output, last = convolution.output(0), product.output(0)
+        last = convolution.output(0)
+        product.output(0).replace(last)
         while reader := elementwise_reader(last):  # a bias, Gelu or quantization, which OpenVINO merges into it
             for port in reader.get_node().inputs():
-                is_data = port.get_index() == reader.get_index()
-                port.replace_source_output(output if is_data else channels_first(port.get_source_output()))
+                if port.get_index() != reader.get_index():
+                    port.replace_source_output(channels_first(port.get_source_output()))
             reader.get_node().constructor_validate_and_infer_types()
-            last = output = reader.get_node().output(0)
-        insert_after(last, lambda _, output=output: opset.transpose(output, TOKENS_AND_CHANNELS))
+            last = reader.get_node().output(0)
+        insert_after(last, lambda channels: opset.transpose(channels, TOKENS_AND_CHANNELS))
     model.validate_nodes_and_infer_types()
 
 

@@ -46,8 +46,9 @@ def settle(**arguments) -> GenerationSettings:
     return resolve_settings(CONFIG, {}, [2], {"return_dict_in_generate": True} | arguments)
 
 
-def assert_as_transformers(seed: int, rows: int, **arguments) -> SearchOutput:
-    """Ours gives the texts and ranks of transformers; gives them too. `DecoderState` is to be `RandomState`."""
+def searched(monkeypatch: pytest.MonkeyPatch, seed: int, rows: int, **arguments) -> SearchOutput:
+    """What our search finds, whose texts and ranks have to be those of transformers over the same logits."""
+    monkeypatch.setattr(generate, "DecoderState", RandomState)
     input_ids = np.array([[7, row] for row in range(rows)])
     found = beam_search(RandomState(seed), input_ids, np.ones_like(input_ids), settle(**arguments))
     driver = generate.GenerateDriver(BlipTextConfig(vocab_size=WORDS, bos_token_id=7, sep_token_id=END), seed, None)
@@ -75,18 +76,16 @@ def assert_as_transformers(seed: int, rows: int, **arguments) -> SearchOutput:
     pad_token_id=st.sampled_from([0, 5]),
 )
 def test_beams_are_those_of_transformers(monkeypatch, seed, rows, beams, most, data, **arguments):
-    monkeypatch.setattr(generate, "DecoderState", RandomState)
     returned = data.draw(st.integers(1, beams), "num_return_sequences")
     least = data.draw(st.integers(0, most), "min_new_tokens")
     arguments |= {"num_beams": beams, "num_return_sequences": returned, "min_new_tokens": least}
-    assert_as_transformers(seed, rows, max_new_tokens=most, **arguments)
+    searched(monkeypatch, seed, rows, max_new_tokens=most, **arguments)
 
 
 @pytest.mark.parametrize("seed", [5, 25, 67])
 def test_a_search_that_never_stops_early_finds_longer_texts(monkeypatch, seed):
-    monkeypatch.setattr(generate, "DecoderState", RandomState)
     longer = {"num_beams": 3, "max_new_tokens": 20, "length_penalty": 2.0}
-    never, early = (assert_as_transformers(seed, 1, early_stopping=stop, **longer) for stop in ("never", False))
+    never, early = (searched(monkeypatch, seed, 1, early_stopping=stop, **longer) for stop in ("never", False))
     assert never.sequences.shape[1] > early.sequences.shape[1]
 
 
