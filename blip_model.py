@@ -105,11 +105,13 @@ class OVBlipModel:
         settings = load_generation_config(Path(folder))
         return cls(config, config.text_config.bos_token_id, *(parts.get(part) for part in Part), settings, precision)
 
-    def encode_images(self, pixel_values: Array | EncodedImages) -> EncodedImages:
+    def encode_images(self, pixel_values: Array | EncodedImages, reused: bool = True) -> EncodedImages:
         """Run the vision model; the result can be given in place of `pixel_values`, as often as you like.
 
         Args:
             pixel_values: [B, 3, H, W] float32, normalized; images that this model has encoded come back as they are.
+            reused: more than one call is to follow about the same images. A first question then takes longer, and those
+                after it less, for what the text encoder keeps of it.
 
         Raises:
             ValueError: it is of another size than the model takes, or encoded by another model.
@@ -131,13 +133,13 @@ class OVBlipModel:
         for index in range(len(pixels)):
             queue.start_async({0: pixels[index : index + 1]}, index, share_inputs=True)
         queue.wait_all()
-        return EncodedImages(self.vision_model, *outputs)
+        return EncodedImages(self.vision_model, *outputs, reused=reused)
 
     def read_texts(
         self, images: EncodedImages, input_ids: np.ndarray, attention_mask: np.ndarray
     ) -> Mapping[str, np.ndarray]:
         """The text encoder's outputs by name, for checked texts [k·E, T] of which k each are about one of E images."""
-        request = images.request(self.text_encoder)
+        request = images.request(self.text_encoder, input_ids.size // len(images))
         return request.infer({"input_ids": input_ids, "attention_mask": attention_mask}, share_inputs=True)
 
     def generate_answer(
@@ -248,10 +250,10 @@ class OVBlipModel:
             at_once = max(1, min(at_once, KEPT_BYTES // kept if kept else at_once))
         if settings is not None:
             check_pieces(settings, texts, at_once)
-        images = None if number > 1 and texts > at_once else self.encode_images(pixel_values)
+        images = None if number > 1 and texts > at_once else self.encode_images(pixel_values, reused=False)
         for start in range(0, texts, at_once):
             rows = slice(start, start + at_once)
-            yield images or self.encode_images(pixel_values[rows]), rows
+            yield images or self.encode_images(pixel_values[rows], reused=False), rows
 
     def _generate(
         self, input_ids: np.ndarray, attention_mask: np.ndarray, tokens: EncoderTokens, settings: GenerationSettings

@@ -34,12 +34,12 @@ class Ours(Side):
         return images
 
     def answer(self, image: np.ndarray | EncodedImages, question: Text, laps: Laps, **settings) -> Generated:
-        images = self.model.encode_images(image)
+        images = self.model.encode_images(image, reused=False)
         laps.lap()
         return self.model.generate_answer(images, **question, **settings)
 
     def caption(self, pixel_values: np.ndarray, laps: Laps, **settings) -> Generated:
-        images = self.model.encode_images(pixel_values)
+        images = self.model.encode_images(pixel_values, reused=False)
         laps.lap()
         return self.model.generate_caption(images, **settings)
 

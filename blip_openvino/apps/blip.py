@@ -215,7 +215,7 @@ class Blip:
             if given is not None:
                 encoded = given if len(given) <= at_once else given[batch]
             elif start == 0 or len(images) > 1:
-                encoded = self.model.encode_images(self.processor(images=images[batch])["pixel_values"])
+                encoded = self.model.encode_images(self.processor(images=images[batch])["pixel_values"], reused=False)
             some_images, some_texts = (
                 each[batch] if len(each) > 1 else each * (batch.stop - start) for each in (images, texts)
             )

@@ -132,11 +132,15 @@ def run_all(model: OVBlipModel, reference: Reference, pixel_values: np.ndarray) 
         found = np.concatenate([each.image_embeds for each in encoded])
         yield row("vision model", way, "vision", found[:, kept])
         if "matches" in reference:
-            read = [model.read_texts(each, *all_texts(reference, len(each))) for each in encoded]
-            yield row("matches", way, "matches", np.concatenate([outputs["itm_logits"] for outputs in read]))
             texts = model.text_features(*all_texts(reference, 1))
             found = np.concatenate([each.features for each in encoded]) @ texts.T
             yield row("similarities", way, "similarities", found)
+    # An image for each text, so that the text encoder does without keys and values.
+    once = batch[np.repeat(np.arange(len(batch)), len(reference["input_ids"]))]
+    if "matches" in reference:
+        for way, encoded in (("image by image", images), ("one batch", [batch]), ("each text once", [once])):
+            read = [model.read_texts(each, *texts_about(reference, each)) for each in encoded]
+            yield row("matches", way, "matches", np.concatenate([outputs["itm_logits"] for outputs in read]))
     for name in ("captions", "answers"):
         if name in reference:
             for way, encoded, run, write in (
@@ -147,6 +151,7 @@ def run_all(model: OVBlipModel, reference: Reference, pixel_values: np.ndarray) 
                 ("one batch", [batch], one_by_one, by_steps),
                 ("beams changing places", [batch], one_by_one, by_beams),
                 ("as prompts", [batch], one_by_one, by_prompts),
+                *([("each question once", [once], one_by_one, by_steps)] if name == "answers" else []),
             ):
                 yield row(name, way, f"{name}_logits", written(model, reference, name, encoded, run, write))
             yield CheckRow(name, "tokens that differ", differing(model, reference, name, images), 0, " tokens")
@@ -157,6 +162,11 @@ def all_texts(reference: Reference, images: int) -> tuple[np.ndarray, np.ndarray
     return tuple(np.tile(reference[name], (images, 1)) for name in ("input_ids", "attention_mask"))
 
 
+def texts_about(reference: Reference, images: EncodedImages) -> tuple[np.ndarray, np.ndarray]:
+    """The same for images of the reference, of which each may be there once for all texts, or once for each."""
+    return all_texts(reference, min(len(images), len(reference["images"])))
+
+
 def looked_at(
     model: OVBlipModel, reference: Reference, name: str, images: list[EncodedImages]
 ) -> Iterator[tuple[EncoderTokens, np.ndarray]]:
@@ -165,7 +175,7 @@ def looked_at(
     for image in images:
         tokens = image
         if name == "answers":
-            ids, mask = all_texts(reference, len(image))
+            ids, mask = texts_about(reference, image)
             tokens = EncoderTokens(model.read_texts(image, ids, mask)["last_hidden_state"], mask)
         yield tokens, np.arange(start, start + len(tokens))
         start += len(tokens)

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
 
-CONVERTER_VERSION = "6"
+CONVERTER_VERSION = "7"
 """Goes into every IR. Raise it whenever the graphs of `ir.convert` change, so that IRs of the old shape are made anew
 and not run."""
 OPTIMIZER_VERSION = "6"

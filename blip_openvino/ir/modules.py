@@ -92,7 +92,7 @@ def cross_attention(layer: nn.Module, hidden_states: Tensor, encoder_hidden_stat
     attention = layer.crossattention.self
     key = split_heads(attention.key(encoder_hidden_states), attention)
     value = split_heads(attention.value(encoder_hidden_states), attention)
-    query = attention.query(hidden_states).reshape(key.shape[0], -1, attention.all_head_size)
+    query = attention.query(hidden_states).reshape(mask.shape[0], -1, attention.all_head_size)
     scores = split_heads(query * attention.attention_head_size**-0.5, attention) @ key.transpose(2, 3) + mask
     context = merge_heads(scores.softmax(dim=-1) @ value).reshape(hidden_states.shape)
     return layer.crossattention.output(context, hidden_states), key, value

@@ -20,6 +20,7 @@ from openvino.properties.hint import PerformanceMode
 from blip_openvino.ir.files import Part, load_config, read_best, read_parts
 from blip_openvino.runtime.encoded import TextModel
 from blip_openvino.runtime.inputs import check_device
+from blip_openvino.runtime.looking import look_at_tokens
 from blip_openvino.runtime.memory import release_pages
 from blip_openvino.runtime.products import (
     products_as_convolutions,
@@ -147,7 +148,10 @@ def compile_parts(
             properties = compile_properties(core, device, part, precision, wishes)
             halves = [model]
             if part is not Part.VISION_MODEL:
-                halves += [split_projections(model, inference_type(core, device, properties))]
+                looks = part is Part.TEXT_ENCODER and device == "CPU"  # no other device was there to try it on
+                if looks:
+                    look_at_tokens(model)
+                halves += [split_projections(model, inference_type(core, device, properties), looks)]
                 dequantize_looked_up(model)
             if part is Part.TEXT_DECODER:
                 keep_cache(model)

@@ -3,45 +3,65 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import openvino as ov
 
 KEPT_BYTES = 384 * 2**20
 """What a call may hold in keys and values of images at once: a larger batch is worked off in pieces."""
+LOOKING_TOKENS = 24
+"""Up to how many tokens of text about an image cost less without keys and values of it than making them."""
+TOKENS = "encoder_hidden_states"
 
 
 @dataclass(frozen=True, eq=False)
 class TextModel:
     """A compiled text model: `steps` takes what `projections` makes of the encoder's tokens (see `runtime.split`).
 
-    A plain text model is all `steps`: it takes the encoder's tokens themselves and projects them in every call.
+    A text encoder's takes the tokens themselves as well, for texts that are read once (see `runtime.looking`). A plain
+    text model is all `steps`: it takes the tokens and projects them in every call.
     """
 
     steps: ov.CompiledModel
     projections: ov.CompiledModel | None = None
 
+    @cached_property
+    def looks(self) -> bool:
+        """Whether it can do without keys and values."""
+        return any(TOKENS in port.names for port in self.steps.inputs)
+
+    def look(self, hidden_states: np.ndarray) -> dict[str, ov.Tensor]:
+        """Inputs by name for looking at the encoder's tokens [E, N, hidden] float32 themselves; no keys and values."""
+        inputs = {TOKENS: ov.Tensor(hidden_states, shared_memory=True)}
+        for port in self.projections.outputs if self.projections else []:
+            _, heads, _, head_size = (size.get_max_length() for size in port.get_partial_shape())
+            nothing = [0, heads, hidden_states.shape[1], head_size]
+            inputs[port.any_name] = ov.Tensor(port.element_type, ov.Shape(nothing))
+        return inputs
+
     def project(self, hidden_states: np.ndarray) -> dict[str, ov.Tensor]:
-        """Keys and values by name, each [E, heads, N, head size], for the encoder's tokens [E, N, hidden] float32.
+        """Inputs by name: keys and values, [E, heads, N, head size], of the encoder's tokens [E, N, hidden] float32.
 
         They are OpenVINO's own tensors, in the type that the device computes in, for `steps` to read as they are.
         """
-        tokens = ov.Tensor(hidden_states, shared_memory=True)
         if self.projections is None:
-            return {"encoder_hidden_states": tokens}
+            return self.look(hidden_states)
         request = self.projections.create_infer_request()
-        request.set_tensor("encoder_hidden_states", tokens)
+        request.set_tensor(TOKENS, ov.Tensor(hidden_states, shared_memory=True))
         request.infer(share_outputs=True)  # else it copies them all into arrays as well
-        return {port.any_name: request.get_tensor(port) for port in self.projections.outputs}
+        no_tokens = {TOKENS: ov.Tensor(hidden_states[:0])} if self.looks else {}
+        return no_tokens | {port.any_name: request.get_tensor(port) for port in self.projections.outputs}
 
     def warm_up(self) -> None:
-        """Run both halves once, over one token each: what OpenVINO puts off until then is done."""
-        width = self.projections.input(0).get_partial_shape()[2].get_length()
-        request = EncoderTokens(np.zeros((1, 1, width))).request(self)
-        one = np.ones((1, 1), np.int64)
-        inputs = {"input_ids": one, "attention_mask": one, "beam_idx": np.zeros(1, np.int32), "logits_to_keep": one[0]}
+        """Run both halves once, over one token in each way: what OpenVINO puts off until then is done."""
+        token = np.zeros((1, 1, self.projections.input(0).get_partial_shape()[2].get_length()), np.float32)
+        inputs = self.project(token) | ({TOKENS: ov.Tensor(token)} if self.looks else {})
+        ones = np.ones((2 if self.looks else 1, 1), np.int64)
+        inputs |= dict.fromkeys(("input_ids", "attention_mask", "encoder_attention_mask"), ones)
+        inputs |= {"beam_idx": np.arange(len(ones), dtype=np.int32), "logits_to_keep": ones[0]}
         names = {port.any_name for port in self.steps.inputs}
-        request.infer({name: inputs[name] for name in names & inputs.keys()}, share_inputs=True)
+        self.steps.create_infer_request().infer({name: inputs[name] for name in names}, share_inputs=True)
 
     def kept_bytes(self, tokens: int) -> int:
         """How large the keys and values of one image with so many tokens are."""
@@ -56,13 +76,19 @@ class EncoderTokens:
 
     The keys and values that a text model makes of them are made when first needed and kept, for as many questions or
     generations as come, from any thread. (Two threads that come first at once both make them.)
+
+    Args:
+        hidden_states: [E, N, hidden].
+        attention_mask: [E, N]; None is all ones.
+        reused: more texts about them are to come than the first.
     """
 
-    def __init__(self, hidden_states: np.ndarray, attention_mask: np.ndarray | None = None):
-        self.hidden_states = np.ascontiguousarray(hidden_states, np.float32)  # [E, N, hidden]
+    def __init__(self, hidden_states: np.ndarray, attention_mask: np.ndarray | None = None, reused: bool = True):
+        self.hidden_states = np.ascontiguousarray(hidden_states, np.float32)
         if attention_mask is None:
             attention_mask = np.ones(hidden_states.shape[:2])
-        self.attention_mask = np.ascontiguousarray(attention_mask, np.int64)  # [E, N]
+        self.attention_mask = np.ascontiguousarray(attention_mask, np.int64)
+        self.reused = reused
         self._inputs: dict[TextModel, dict[str, ov.Tensor]] = {}
 
     def __len__(self) -> int:
@@ -75,12 +101,16 @@ class EncoderTokens:
         kept = sum(tensor.byte_size for inputs in self._inputs.values() for tensor in inputs.values())
         return self.hidden_states.nbytes + self.attention_mask.nbytes + kept
 
-    def request(self, text_model: TextModel) -> ov.InferRequest:
-        """A new request of `text_model.steps` that looks at these tokens."""
-        if text_model not in self._inputs:
-            self._inputs[text_model] = text_model.project(self.hidden_states)
+    def request(self, text_model: TextModel, text_tokens: int = 0) -> ov.InferRequest:
+        """A new request of `text_model.steps` that looks at these tokens, for so many tokens of text about each row."""
+        inputs = self._inputs.get(text_model)
+        if inputs is None:
+            if text_model.looks and not self.reused and text_tokens <= LOOKING_TOKENS:
+                inputs = text_model.look(self.hidden_states)
+            else:
+                inputs = self._inputs[text_model] = text_model.project(self.hidden_states)
         request = text_model.steps.create_infer_request()
-        for name, tensor in self._inputs[text_model].items():
+        for name, tensor in inputs.items():
             request.set_tensor(name, tensor)
         request.set_tensor("encoder_attention_mask", ov.Tensor(self.attention_mask, shared_memory=True))
         return request
@@ -90,19 +120,26 @@ class EncodedImages(EncoderTokens):
     """Images as `OVBlipModel.encode_images` gives them, to be asked about as often as you like, by any thread.
 
     The first question has the text encoder project them, the first caption the decoder; from then on each costs its own
-    tokens only. More images than `KEPT_BYTES` allows are projected anew in every call.
+    tokens only. Not `reused`, they are projected for a question only if it is long: looking at them as they are costs
+    less then, once. More images than `KEPT_BYTES` allows are projected anew in every call.
     """
 
-    def __init__(self, vision_model: ov.CompiledModel, hidden_states: np.ndarray, features: np.ndarray | None = None):
-        super().__init__(hidden_states)
+    def __init__(
+        self,
+        vision_model: ov.CompiledModel,
+        hidden_states: np.ndarray,
+        features: np.ndarray | None = None,
+        reused: bool = True,
+    ):
+        super().__init__(hidden_states, reused=reused)
         self.vision_model = vision_model
         self.features = features
         """Of retrieval checkpoints: what is compared with `text_features`, [B, projection] float32 of length 1."""
 
     def __getitem__(self, rows: slice | np.ndarray) -> EncodedImages:
-        """Some of the images, with no keys and values yet."""
+        """Some of the images, with no keys and values yet, for one call: not `reused`."""
         features = None if self.features is None else self.features[rows]
-        return EncodedImages(self.vision_model, self.hidden_states[rows], features)
+        return EncodedImages(self.vision_model, self.hidden_states[rows], features, reused=False)
 
     @property
     def image_embeds(self) -> np.ndarray:

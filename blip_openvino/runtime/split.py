@@ -34,8 +34,12 @@ def insert_after(output: ov.Output, make: Callable[[ov.Output], ov.Node]) -> Non
         reader.replace_source_output(made.output(0))
 
 
-def split_projections(model: ov.Model, element_type: ov.Type = ov.Type.f32) -> ov.Model:
-    """Cut `model` in two, in place: it takes cross-attention's keys and values, and no encoder tokens any more.
+def split_projections(model: ov.Model, element_type: ov.Type = ov.Type.f32, also_tokens: bool = False) -> ov.Model:
+    """Cut `model` in two, in place: it takes cross-attention's keys and values in place of the encoder's tokens.
+
+    Args:
+        element_type: of keys and values.
+        also_tokens: it still takes tokens as well, for the rows that are to look at them (`looking.look_at_tokens`).
 
     Returns:
         The other half: `encoder_hidden_states` [E, N, encoder hidden] -> every key and value, [E, heads, N, head size].
@@ -55,7 +59,8 @@ def split_projections(model: ov.Model, element_type: ov.Type = ov.Type.f32) -> o
         inputs[-1].output(0).set_names({name})
         tensors[name].replace(opset.convert(inputs[-1], ov.Type.f32).output(0))
     model.add_parameters(inputs)
-    model.remove_parameter(model.input("encoder_hidden_states").get_node())
+    if not also_tokens:
+        model.remove_parameter(model.input("encoder_hidden_states").get_node())
     model.validate_nodes_and_infer_types()
     return projections
 

@@ -47,10 +47,10 @@ def encoded(monkeypatch, fp16_model) -> list[int]:
     """How many images each call has encoded."""
     counts, encode_images = [], fp16_model.encode_images
 
-    def counting(pixel_values):
+    def counting(pixel_values, reused=True):
         if isinstance(pixel_values, np.ndarray):
             counts.append(len(pixel_values))
-        return encode_images(pixel_values)
+        return encode_images(pixel_values, reused)
 
     monkeypatch.setattr(fp16_model, "encode_images", counting)
     return counts

@@ -174,7 +174,7 @@ def test_a_model_is_loaded_and_an_image_encoded_once_for_all_who_ask_at_once(con
     folder = ModelFolder(converted)
     monkeypatch.setattr(ask_module, "check_model", lambda *a: check_report(passed=True))
     monkeypatch.setattr(OVBlipModel, "from_pretrained", lambda *a: loaded.append(a) or load(*a))
-    monkeypatch.setattr(OVBlipModel, "encode_images", lambda *a: encoded.append(a) or encode(*a))
+    monkeypatch.setattr(OVBlipModel, "encode_images", lambda *a, **k: encoded.append(a) or encode(*a, **k))
     with ThreadPoolExecutor(4) as pool:
         assert {text for text, _ in pool.map(lambda _: asked(folder), range(4))} == {caption}
     assert len(loaded) == 1
@@ -248,7 +248,7 @@ def retrieval(retrieval_folder, tmp_path_factory):
 def test_retrieval_checkpoint_says_how_well_a_text_fits(retrieval):
     blip, _, client = retrieval
     text, milliseconds = client.predict(handle_file(PATH), "a red triangle", api_name="/answer")
-    assert text == f"{blip.match(PATH, 'a red triangle'):.1%}"
+    assert text == f"{blip.match(blip.encode_images(PATH), 'a red triangle'):.1%}"
     assert list(milliseconds) == ["preprocess", "vision", "image reused", "answer", "similarity"]
     with pytest.raises(AppError, match="there is no text"):
         client.predict(handle_file(PATH), "  ", api_name="/answer")

@@ -47,9 +47,12 @@ def test_captions_of_a_folder_are_those_of_pytorch_with_all_that_is_to_say_of_th
 
 def test_every_question_is_answered_about_every_image_which_is_encoded_once(photos, blip, monkeypatch):
     encoded, encode = [], blip.model.encode_images
-    monkeypatch.setattr(
-        blip.model, "encode_images", lambda pixels: encoded.append(isinstance(pixels, np.ndarray)) or encode(pixels)
-    )
+
+    def counting(pixels, reused=True):
+        encoded.append(isinstance(pixels, np.ndarray))
+        return encode(pixels, reused)
+
+    monkeypatch.setattr(blip.model, "encode_images", counting)
     asked = Run(blip, "ask", QUESTIONS)
     encoded.clear()
     with open_output("answers.jsonl", asked.identity()) as sink:

@@ -82,9 +82,9 @@ def change_tensors(patch: pytest.MonkeyPatch, change) -> None:
     """Have every request look at what `change` makes of the tensors by name that it should look at."""
     right = EncoderTokens.request
 
-    def wrong(self, text_model):
-        request = right(self, text_model)
-        names = [port.any_name for port in text_model.steps.inputs if port.any_name.startswith(("cross.", "encoder_"))]
+    def wrong(self, *args):
+        request = right(self, *args)
+        names = [port.any_name for port in args[0].steps.inputs if port.any_name.startswith(("cross.", "encoder_"))]
         for name, tensor in change({name: request.get_tensor(name) for name in names}).items():
             request.set_tensor(name, tensor)
         return request

@@ -187,7 +187,8 @@ def rows_of(run: Run, items: Iterable[Item], batch: int) -> Iterator[list[Row]]:
 
     def encode(pictures: list[Picture]) -> tuple[list[Picture], EncodedImages | None]:
         pixels = [each.pixel_values for each in pictures if each.pixel_values is not None]
-        return pictures, run.blip.model.encode_images(np.concatenate(pixels)) if pixels else None
+        reused = any(len(each.items) > 2 for each in pictures)  # what is kept of an image costs as much as it saves one
+        return pictures, run.blip.model.encode_images(np.concatenate(pixels), reused) if pixels else None
 
     groups = (list(group) for _, group in groupby(items, key=lambda item: item.path))
     with ThreadPoolExecutor(READERS) as reading, ThreadPoolExecutor(1) as vision:
