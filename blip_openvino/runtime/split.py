@@ -9,7 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import openvino as ov
 from openvino import opset13 as opset
-from openvino._offline_transformations import apply_make_stateful_transformation
+from openvino.op import assign, read_value
+from openvino.op.util import Variable, VariableInfo
 
 from blip_openvino.ir.files import CROSS, named_outputs
 
@@ -92,25 +93,30 @@ def dequantize_looked_up(model: ov.Model) -> None:
 def keep_cache(model: ov.Model) -> None:
     """Make self-attention's cache state, in place: every `past.*` input and its `present.*` output.
 
-    A new input `beam_idx` [rows] int32 says which row of the cache each row goes on from. The cache starts empty.
+    A new input `beam_idx` [rows] int32 says which row of the cache each row goes on from. The cache starts empty. Its
+    tokens come before heads, [rows, past, heads, head size], as in the products' results: OpenVINO's attention takes
+    them so, and a step of three beams or of eight images took 5 to 6 % less (Zen 4).
     """
     beam_idx = opset.parameter([-1], ov.Type.i32, name="beam_idx")
     beam_idx.output(0).set_names({"beam_idx"})
     model.add_parameters([beam_idx])
-    pairs = {}
-    for port in model.inputs:
-        if port.any_name.startswith("past."):
-            pairs[port.any_name] = port.any_name.replace("past.", "present.", 1)
-            insert_after(port, lambda cache: opset.gather(cache, beam_idx, opset.constant(0)))
-    model.validate_nodes_and_infer_types()
-    apply_make_stateful_transformation(model, pairs)
     rows = opset.gather(opset.shape_of(model.input("input_ids")), opset.constant([0]), opset.constant(0))
-    for node in model.get_ordered_ops():
-        if node.get_type_name() == "ReadValue":
-            _, heads, _, head_size = node.get_output_partial_shape(0)
-            no_tokens = [opset.constant([size]) for size in (heads.get_length(), 0, head_size.get_length())]
-            empty = opset.broadcast(opset.constant(np.float32(0)), opset.concat([rows, *no_tokens], 0))
-            node.set_arguments([empty])
+    for past in [port for port in model.inputs if port.any_name.startswith("past.")]:
+        [tokens] = (reader.get_node() for reader in past.get_target_inputs())  # the past ones and the new
+        new = tokens.input_value(1).get_node().input_value(0)  # before heads came first
+        shape = new.get_partial_shape()
+        no_tokens = opset.constant([0, shape[2].get_length(), shape[3].get_length()])
+        empty = opset.broadcast(opset.constant(np.float32(0)), opset.concat([rows, no_tokens], 0))
+        info = VariableInfo()
+        info.variable_id, info.data_type, info.data_shape = past.any_name, ov.Type.f32, shape
+        state = Variable(info)
+        cache = opset.gather(read_value(empty, state), beam_idx, opset.constant(0))
+        cache = opset.concat([cache, new], 1)
+        model.add_variables([state])
+        model.add_sinks([assign(cache, state)])
+        model.remove_result(model.output(past.any_name.replace("past.", "present.", 1)).get_node())
+        model.remove_parameter(past.get_node())
+        tokens.output(0).replace(opset.transpose(cache, opset.constant([0, 2, 1, 3])).output(0))
     # A CPU would keep eight bits of each key and value, which shifts logits by up to 4 % of their range (2026.4).
     model.set_rt_info("f32", ["runtime_options", "KV_CACHE_PRECISION"])
     model.validate_nodes_and_infer_types()
