@@ -110,8 +110,8 @@ class OVBlipModel:
 
         Args:
             pixel_values: [B, 3, H, W] float32, normalized; images that this model has encoded come back as they are.
-            reused: more than one call is to follow about the same images. A first question then takes longer, and those
-                after it less, for what the text encoder keeps of it.
+            reused: more than one call will use the result: the text encoder then makes keys and values at the first
+                question, which takes longer, and keeps them for the next.
 
         Raises:
             ValueError: it is of another size than the model takes, or encoded by another model.

@@ -77,6 +77,7 @@ class Geometry:
     vision_inner: int
     vision_layers: int
     width: int
+    heads: int
     inner: int
     layers: int
     vocabulary: int
@@ -91,6 +92,7 @@ class Geometry:
             vision.intermediate_size,
             vision.num_hidden_layers,
             text.hidden_size,
+            text.num_attention_heads,
             text.intermediate_size,
             text.num_hidden_layers,
             text.vocab_size,
@@ -149,11 +151,24 @@ def together(*works: Work) -> Work:
 
 
 def text_encoder(g: Geometry, precision: Precision, tokens: int, first: bool) -> Work:
-    """A question about an image; `first` projects the image too."""
+    """A question about an image; of a `first` one whichever is less, projecting the image too or doing without."""
     work = text_layers(g, precision, 1, tokens, 0, (1, g.image_tokens))
     if not first:
         return work
-    return together(work, projections(g, precision, 1, g.image_tokens, g.vision_width))
+    projected = together(work, projections(g, precision, 1, g.image_tokens, g.vision_width))
+    return min(projected, unprojected(g, precision, tokens), key=lambda each: each.operations)
+
+
+def unprojected(g: Geometry, precision: Precision, tokens: int) -> Work:
+    """A question read without keys and values of the image (`blip_openvino.runtime.unprojected`).
+
+    In every layer each head's queries, and what they see, are multiplied by its part of both matrices, and with all
+    numbers of the image's tokens.
+    """
+    weights = g.layers * 2 * g.vision_width * g.width
+    seen = g.layers * 2 * g.heads * g.image_tokens * g.vision_width
+    looking = Work(2 * tokens * (weights + seen), precision.layer_bytes * weights)
+    return together(text_layers(g, precision, 1, tokens, 0, (0, 0)), looking)
 
 
 def decoder_step(g: Geometry, precision: Precision, rows: int, past: int, encoder: tuple[int, int]) -> Work:

@@ -39,7 +39,7 @@ class Ours(Side):
         return self.model.generate_answer(images, **question, **settings)
 
     def caption(self, pixel_values: np.ndarray, laps: Laps, **settings) -> Generated:
-        images = self.model.encode_images(pixel_values, reused=False)
+        images = self.model.encode_images(pixel_values)
         laps.lap()
         return self.model.generate_caption(images, **settings)
 

@@ -135,7 +135,7 @@ def run_all(model: OVBlipModel, reference: Reference, pixel_values: np.ndarray) 
             texts = model.text_features(*all_texts(reference, 1))
             found = np.concatenate([each.features for each in encoded]) @ texts.T
             yield row("similarities", way, "similarities", found)
-    # An image for each text, so that the text encoder does without keys and values.
+    # An image for each text, which is short: the text encoder does without keys and values.
     once = batch[np.repeat(np.arange(len(batch)), len(reference["input_ids"]))]
     if "matches" in reference:
         for way, encoded in (("image by image", images), ("one batch", [batch]), ("each text once", [once])):
@@ -163,8 +163,12 @@ def all_texts(reference: Reference, images: int) -> tuple[np.ndarray, np.ndarray
 
 
 def texts_about(reference: Reference, images: EncodedImages) -> tuple[np.ndarray, np.ndarray]:
-    """The same for images of the reference, of which each may be there once for all texts, or once for each."""
-    return all_texts(reference, min(len(images), len(reference["images"])))
+    """The same for images of the reference; where each is there once for each text, no longer than the longest text."""
+    count = len(reference["images"])
+    if len(images) <= count:
+        return all_texts(reference, len(images))
+    longest = reference["attention_mask"].sum(axis=1).max()
+    return tuple(each[:, :longest] for each in all_texts(reference, count))
 
 
 def looked_at(

@@ -173,16 +173,14 @@ def projection_names(model: ov.Model) -> list[str]:
 
 
 def cross_attention(model: ov.Model) -> dict[str, list[str]]:
-    """Which nodes multiply by each of cross-attention's keys and values, by the tensor's name.
-
-    Where OpenVINO has put the two products of a layer together, that is one ScaledDotProductAttention.
+    """Which nodes multiply by each of cross-attention's keys and values, by the tensor's name: one for both of a layer,
+    where OpenVINO has put the two products together.
     """
-    products = {}
-    for name, output in named_outputs(model).items():
-        if name.startswith(CROSS):
-            readers = [reader.get_node() for reader in output.get_target_inputs()]
-            products[name] = [each.get_friendly_name() for each in readers if each.get_type_name() != "ShapeOf"]
-    return products
+    return {
+        name: [reader.get_node().get_friendly_name() for reader in output.get_target_inputs()]
+        for name, output in named_outputs(model).items()
+        if name.startswith(CROSS)
+    }
 
 
 def dataset_digest(dataset: datasets.Dataset) -> str:

@@ -20,7 +20,6 @@ from openvino.properties.hint import PerformanceMode
 from blip_openvino.ir.files import Part, load_config, read_best, read_parts
 from blip_openvino.runtime.encoded import TextModel
 from blip_openvino.runtime.inputs import check_device
-from blip_openvino.runtime.looking import look_at_tokens
 from blip_openvino.runtime.memory import release_pages
 from blip_openvino.runtime.products import (
     products_as_convolutions,
@@ -29,6 +28,7 @@ from blip_openvino.runtime.products import (
     without_zero_points,
 )
 from blip_openvino.runtime.split import dequantize_looked_up, keep_cache, keep_some_logits, split_projections
+from blip_openvino.runtime.unprojected import attend_unprojected
 
 CPUINFO = Path("/proc/cpuinfo")
 INT8_INSTRUCTIONS = ("avx_vnni", "avx512_vnni", "amx_int8")
@@ -148,10 +148,10 @@ def compile_parts(
             properties = compile_properties(core, device, part, precision, wishes)
             halves = [model]
             if part is not Part.VISION_MODEL:
-                looks = part is Part.TEXT_ENCODER and device == "CPU"  # no other device was there to try it on
-                if looks:
-                    look_at_tokens(model)
-                halves += [split_projections(model, inference_type(core, device, properties), looks)]
+                takes_tokens = part is Part.TEXT_ENCODER and device == "CPU"  # other devices were not tried
+                if takes_tokens:
+                    attend_unprojected(model)
+                halves += [split_projections(model, inference_type(core, device, properties), takes_tokens)]
                 dequantize_looked_up(model)
             if part is Part.TEXT_DECODER:
                 keep_cache(model)

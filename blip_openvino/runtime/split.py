@@ -35,12 +35,12 @@ def insert_after(output: ov.Output, make: Callable[[ov.Output], ov.Node]) -> Non
         reader.replace_source_output(made.output(0))
 
 
-def split_projections(model: ov.Model, element_type: ov.Type = ov.Type.f32, also_tokens: bool = False) -> ov.Model:
+def split_projections(model: ov.Model, element_type: ov.Type = ov.Type.f32, keep_tokens: bool = False) -> ov.Model:
     """Cut `model` in two, in place: it takes cross-attention's keys and values in place of the encoder's tokens.
 
     Args:
         element_type: of keys and values.
-        also_tokens: it still takes tokens as well, for the rows that are to look at them (`looking.look_at_tokens`).
+        keep_tokens: it takes tokens as well, for the rows of `unprojected.attend_unprojected`.
 
     Returns:
         The other half: `encoder_hidden_states` [E, N, encoder hidden] -> every key and value, [E, heads, N, head size].
@@ -60,7 +60,7 @@ def split_projections(model: ov.Model, element_type: ov.Type = ov.Type.f32, also
         inputs[-1].output(0).set_names({name})
         tensors[name].replace(opset.convert(inputs[-1], ov.Type.f32).output(0))
     model.add_parameters(inputs)
-    if not also_tokens:
+    if not keep_tokens:
         model.remove_parameter(model.input("encoder_hidden_states").get_node())
     model.validate_nodes_and_infer_types()
     return projections
@@ -93,9 +93,9 @@ def dequantize_looked_up(model: ov.Model) -> None:
 def keep_cache(model: ov.Model) -> None:
     """Make self-attention's cache state, in place: every `past.*` input and its `present.*` output.
 
-    A new input `beam_idx` [rows] int32 says which row of the cache each row goes on from. The cache starts empty. Its
-    tokens come before heads, [rows, past, heads, head size], as in the products' results: OpenVINO's attention takes
-    them so, and a step of three beams or of eight images took 5 to 6 % less (Zen 4).
+    A new input `beam_idx` [rows] int32 says which row of the cache each row goes on from. The cache starts empty. It is
+    [rows, past, heads, head size], the order in which products give it: OpenVINO's attention takes it so, and with
+    nothing to transpose a step of three beams or of eight images took 5 to 6 % less (Zen 4).
     """
     beam_idx = opset.parameter([-1], ov.Type.i32, name="beam_idx")
     beam_idx.output(0).set_names({"beam_idx"})
@@ -103,7 +103,7 @@ def keep_cache(model: ov.Model) -> None:
     rows = opset.gather(opset.shape_of(model.input("input_ids")), opset.constant([0]), opset.constant(0))
     for past in [port for port in model.inputs if port.any_name.startswith("past.")]:
         [tokens] = (reader.get_node() for reader in past.get_target_inputs())  # the past ones and the new
-        new = tokens.input_value(1).get_node().input_value(0)  # before heads came first
+        new = tokens.input_value(1).get_node().input_value(0)  # [rows, T, heads, head size], not yet transposed
         shape = new.get_partial_shape()
         no_tokens = opset.constant([0, shape[2].get_length(), shape[3].get_length()])
         empty = opset.broadcast(opset.constant(np.float32(0)), opset.concat([rows, no_tokens], 0))

@@ -188,9 +188,14 @@ def test_operations_are_those_that_pytorch_counts(seed):
     ids = torch.ones(1, 9, dtype=torch.int64)
 
     assert limits.vision(g, int8).operations == operations_of(lambda: model.vision_model(pixels))
-    assert limits.text_encoder(g, int8, 9, first=True).operations == operations_of(
-        lambda: model.text_encoder(ids, encoder_hidden_states=embeds)
-    )
+    read = limits.text_encoder(g, int8, 9, first=False).operations
+    read += limits.projections(g, int8, 1, image_tokens, g.width).operations
+    assert read == operations_of(lambda: model.text_encoder(ids, encoder_hidden_states=embeds))
+    matrix, queries = torch.randn(g.heads, g.width // g.heads, g.width), torch.randn(g.heads, 9, g.width // g.heads)
+    looking = operations_of(lambda: (queries @ matrix @ embeds[0].T @ embeds[0]) @ matrix.transpose(1, 2))
+    unprojected = limits.unprojected(g, int8, 9).operations
+    assert unprojected == limits.text_layers(g, int8, 1, 9, 0, (0, 0)).operations + g.layers * looking
+    assert limits.text_encoder(g, int8, 9, first=True).operations == min(read, unprojected)
     steps = [limits.decoder_step(g, int8, 2, past, (2, image_tokens)).operations for past in range(4)]
     projected = limits.projections(g, int8, 2, image_tokens, g.width).operations
     captioned = operations_of(

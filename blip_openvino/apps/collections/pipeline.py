@@ -186,9 +186,13 @@ def rows_of(run: Run, items: Iterable[Item], batch: int) -> Iterator[list[Row]]:
             return Picture(items, answers=[failed(error)] * len(items))
 
     def encode(pictures: list[Picture]) -> tuple[list[Picture], EncodedImages | None]:
-        pixels = [each.pixel_values for each in pictures if each.pixel_values is not None]
-        reused = any(len(each.items) > 2 for each in pictures)  # what is kept of an image costs as much as it saves one
-        return pictures, run.blip.model.encode_images(np.concatenate(pixels), reused) if pixels else None
+        good = [each for each in pictures if each.pixel_values is not None]
+        if not good:
+            return pictures, None
+        # Keys and values pay from the third question on that is about all of them.
+        reused = min(len(each.items) for each in good) > 2
+        pixels = np.concatenate([each.pixel_values for each in good])
+        return pictures, run.blip.model.encode_images(pixels, reused)
 
     groups = (list(group) for _, group in groupby(items, key=lambda item: item.path))
     with ThreadPoolExecutor(READERS) as reading, ThreadPoolExecutor(1) as vision:
