@@ -15,6 +15,7 @@ from blip_openvino.data.scenes import TEST_SEED, make_scene
 from notebook_utils import SCENE_EXAMPLES
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
+expect.set_options(timeout=60_000)  # a model is loaded meanwhile, on whatever machine
 PATHS = list(load_captions("test"))[:4]
 MARKUP = """<img src=x onerror="window.broken = true"> **bold** ${window.broken = true} is there a circle?"""
 
@@ -27,7 +28,7 @@ def page(browser, address, request):
     page.on("request", lambda request: request.url.startswith(own) or strays.append(request.url))
     page.on("pageerror", lambda error: script_errors.append(str(error)))
     page.goto(address)
-    expect(page.get_by_role("button", name="Ask")).to_be_visible(timeout=30_000)
+    expect(page.get_by_role("button", name="Ask")).to_be_visible()
     yield page
     assert (strays, script_errors) == ([], [])
     page.context.close()

@@ -99,7 +99,7 @@ def test_convert_notebook_finds_the_scene_that_a_text_describes_and_its_caption(
     ranked = re.findall(r"^scene (\d+): similarity -?[\d.]+, match ([\d.]+)%", found, re.MULTILINE)
     assert len(ranked) == 5
     assert int(ranked[0][0]) == index
-    assert float(ranked[0][1]) > 90
+    assert float(ranked[0][1]) == pytest.approx(90.04, abs=1)  # PyTorch's, in float32; bf16 shifts it by 0.2
     texts = re.findall(r"match +[\d.]+%: (.*)", found)
     assert texts[0] == caption(make_scene(TEST_SEED + index))
 
