@@ -35,6 +35,11 @@ def insert_after(output: ov.Output, make: Callable[[ov.Output], ov.Node]) -> Non
         reader.replace_source_output(made.output(0))
 
 
+def size_of(output: ov.Output, axis: int) -> ov.Node:
+    """The size of one axis, [1]."""
+    return opset.gather(opset.shape_of(output), opset.constant([axis]), opset.constant(0))
+
+
 def split_projections(model: ov.Model, element_type: ov.Type = ov.Type.f32, keep_tokens: bool = False) -> ov.Model:
     """Cut `model` in two, in place: it takes cross-attention's keys and values in place of the encoder's tokens.
 
@@ -100,7 +105,7 @@ def keep_cache(model: ov.Model) -> None:
     beam_idx = opset.parameter([-1], ov.Type.i32, name="beam_idx")
     beam_idx.output(0).set_names({"beam_idx"})
     model.add_parameters([beam_idx])
-    rows = opset.gather(opset.shape_of(model.input("input_ids")), opset.constant([0]), opset.constant(0))
+    rows = size_of(model.input("input_ids"), 0)
     for past in [port for port in model.inputs if port.any_name.startswith("past.")]:
         [tokens] = (reader.get_node() for reader in past.get_target_inputs())  # the past ones and the new
         new = tokens.input_value(1).get_node().input_value(0)  # [rows, T, heads, head size], not yet transposed

@@ -10,7 +10,7 @@ import openvino as ov
 from openvino import opset13 as opset
 
 from blip_openvino.ir.files import named_outputs
-from blip_openvino.runtime.split import cross_names, insert_after
+from blip_openvino.runtime.split import cross_names, insert_after, size_of
 
 
 def attend_unprojected(model: ov.Model) -> None:
@@ -66,11 +66,6 @@ def projection(output: ov.Output) -> tuple[ov.Output, ov.Output, ov.Output | Non
     if tokens.get_node().get_type_name() == "FakeQuantize":
         tokens = tokens.get_node().input_value(0)
     return tokens, weights, bias
-
-
-def size_of(output: ov.Output, axis: int) -> ov.Node:
-    """The size of one axis, [1]."""
-    return opset.gather(opset.shape_of(output), opset.constant([axis]), opset.constant(0))
 
 
 def reshape(output: ov.Output | ov.Node, shape: ov.Node | list[int]) -> ov.Node:
