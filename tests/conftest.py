@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import openvino as ov
 import pytest
 import torch
@@ -35,6 +36,7 @@ from blip_openvino.ir.convert import convert, convert_text_decoder, convert_text
 from blip_openvino.ir.files import Part
 from blip_openvino.ir.optimize import optimize
 from blip_openvino.runtime.device import compile_parts
+from blip_openvino.runtime.encoded import TextModel
 from blip_openvino.runtime.processor import OVBlipProcessor
 from notebook_utils import example_inputs
 
@@ -203,6 +205,19 @@ def models(quantized) -> dict[str, OVBlipModel]:
 @pytest.fixture(params=SETTINGS)
 def model(request, models) -> OVBlipModel:
     return models[request.param]
+
+
+@pytest.fixture
+def projected(monkeypatch) -> list[tuple[TextModel, int]]:
+    """Which text models have made keys and values, and of how many rows."""
+    made, project = [], TextModel.project
+
+    def counting(self: TextModel, hidden_states: np.ndarray) -> dict[str, ov.Tensor]:
+        made.append((self, len(hidden_states)))
+        return project(self, hidden_states)
+
+    monkeypatch.setattr(TextModel, "project", counting)
+    return made
 
 
 @pytest.fixture(scope="session")

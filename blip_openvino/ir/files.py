@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 CONVERTER_VERSION = "7"
 """Goes into every IR. Raise it whenever the graphs of `ir.convert` change, so that IRs of the old shape are made anew
 and not run."""
-OPTIMIZER_VERSION = "6"
+OPTIMIZER_VERSION = "7"
 """Goes into every quantized IR. Raise it whenever the functions of `ir.optimize` change what they make."""
 
 CALIBRATION_SAMPLES = 300

@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 from transformers import BlipProcessor
 
 from blip_openvino.ir.files import (
-    CROSS,
     OPTIMIZER_VERSION,
     Part,
     ensure_ir,
@@ -142,10 +141,12 @@ def compress_weights(model: ov.Model, weights: str, ignored: Sequence[str] = ())
 
 
 def quantize_text_encoder(model: ov.Model, samples: list[dict[str, np.ndarray]]) -> ov.Model:
-    """INT8 as `quantize` does it, but for cross-attention's two products over the image's keys and values: these are
-    kept from question to question, and would be quantized anew for each.
+    """INT8 as `quantize` does it, but for attention: it has few tokens, and the image's keys and values are kept from
+    question to question. To quantize them at each takes longer than INT8 saves: 6 % of the text encoder's time (Zen 5).
     """
-    return quantize(model, samples, ignored=[name for names in cross_attention(model).values() for name in names])
+    nodes = model.get_ordered_ops()
+    attention = [node.get_friendly_name() for node in nodes if node.get_type_name() == "ScaledDotProductAttention"]
+    return quantize(model, samples, ignored=attention)
 
 
 def quantize_decoder(model: ov.Model, samples: list[dict[str, np.ndarray]], weights: str = "int8") -> ov.Model:
@@ -170,17 +171,6 @@ def projection_names(model: ov.Model) -> list[str]:
     return [
         reader.get_node().get_friendly_name() for reader in readers if reader.get_node().get_type_name() == "MatMul"
     ]
-
-
-def cross_attention(model: ov.Model) -> dict[str, list[str]]:
-    """Which nodes multiply by each of cross-attention's keys and values, by the tensor's name: one for both of a layer,
-    where OpenVINO has put the two products together.
-    """
-    return {
-        name: [reader.get_node().get_friendly_name() for reader in output.get_target_inputs()]
-        for name, output in named_outputs(model).items()
-        if name.startswith(CROSS)
-    }
 
 
 def dataset_digest(dataset: datasets.Dataset) -> str:

@@ -24,19 +24,24 @@ class DecoderState:
     def __init__(self, text_decoder: TextModel, tokens: EncoderTokens):
         self.tokens = tokens  # their memory is the request's input
         self.request = tokens.request(text_decoder)
-        self.length = 0
+        self.attention_mask: np.ndarray | None = None
         self.beam_idx: np.ndarray | None = None
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """How many tokens the cache holds."""
-        return self.length
+        return 0 if self.attention_mask is None else self.attention_mask.shape[1]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Let each row go on from row `beam_idx` [rows] of the cache; the model gathers them at its next step."""
         self.beam_idx = np.asarray(beam_idx, np.int32)
 
     def step(self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None) -> np.ndarray:
-        """Feed the new tokens [rows, T] int64, masked with the earlier ones by [rows, past + T] int64 or not at all.
+        """Feed the new tokens [rows, T] int64.
+
+        Args:
+            input_ids: the new tokens.
+            attention_mask: [rows, past + T] int64; None lets the new ones be seen, and of the earlier ones those that
+                were seen before.
 
         Returns:
             The logits [rows, vocabulary] float32 of the last position.
@@ -45,12 +50,13 @@ class DecoderState:
 
     def read(self, input_ids: np.ndarray, attention_mask: np.ndarray | None, logits_to_keep: int) -> np.ndarray:
         """The same, with the logits [rows, logits_to_keep, vocabulary] of the last few positions."""
-        rows, new = input_ids.shape
+        beam_idx = np.arange(len(input_ids), dtype=np.int32) if self.beam_idx is None else self.beam_idx
         if attention_mask is None:
-            attention_mask = np.ones((rows, self.length + new), np.int64)
-        beam_idx = np.arange(rows, dtype=np.int32) if self.beam_idx is None else self.beam_idx
+            attention_mask = np.ones_like(input_ids)
+            if self.attention_mask is not None:
+                attention_mask = np.concatenate([self.attention_mask[beam_idx], attention_mask], axis=1)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "beam_idx": beam_idx}
         inputs["logits_to_keep"] = np.array([logits_to_keep])
         logits = self.request.infer(inputs, share_inputs=True)["logits"]
-        self.length, self.beam_idx = self.length + new, None
+        self.attention_mask, self.beam_idx = attention_mask, None
         return logits

@@ -149,9 +149,10 @@ def compile_parts(
             halves = [model]
             if part is not Part.VISION_MODEL:
                 takes_tokens = part is Part.TEXT_ENCODER and device == "CPU"  # other devices were not tried
+                element_type = inference_type(core, device, properties)
                 if takes_tokens:
-                    attend_unprojected(model)
-                halves += [split_projections(model, inference_type(core, device, properties), takes_tokens)]
+                    attend_unprojected(model, element_type)
+                halves += [split_projections(model, element_type, takes_tokens)]
                 dequantize_looked_up(model)
             if part is Part.TEXT_DECODER:
                 keep_cache(model)

@@ -3,6 +3,8 @@
 Results are the same either way. Figures are of BLIP base on two cores of an AMD EPYC (Zen 3, AVX2), unless said.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 import openvino as ov
 from openvino import opset13 as opset
@@ -25,20 +27,20 @@ def products_by_mlas(model: ov.Model) -> None:
     for product in [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]:
         weights = product.input_value(1).get_node()
         if weights.get_type_name() == "Convert" and weights.input_value(0).get_node().get_type_name() == "Constant":
-            expanded = opset.constant(weights.input_value(0).get_node().data.astype(np.float32))
-            product.input(1).replace_source_output(expanded.output(0))
-        last = only_reader(product, "Add") or product
-        if only_reader(last, "Gelu"):
+            product.input(1).replace_source_output(opset.constant(float_weights(product.input_value(1))).output(0))
+        bias = only_reader(product.output(0), {"Add"})
+        last = bias.get_node() if bias else product
+        if only_reader(last.output(0), {"Gelu"}):
             beginnings.append(opset.slice(last, start=[0], stop=[1], step=[1], axes=[1]))
     if beginnings:
         # Nothing is merged into a product that something else reads too: here an output that nobody needs.
         model.add_results([opset.result(opset.concat(beginnings, 1))])
 
 
-def only_reader(node: ov.Node, type_name: str) -> ov.Node | None:
-    """What reads the output of `node`, if that is one node of this type."""
-    readers = [reader.get_node() for reader in node.output(0).get_target_inputs()]
-    return readers[0] if [each.get_type_name() for each in readers] == [type_name] else None
+def only_reader(output: ov.Output, types: Collection[str]) -> ov.Input | None:
+    """Where `output` is read, if that is in one place and by a node of these types."""
+    readers = list(output.get_target_inputs())
+    return readers[0] if len(readers) == 1 and readers[0].get_node().get_type_name() in types else None
 
 
 def products_as_convolutions(model: ov.Model, precision: str = "INT8") -> None:
@@ -56,8 +58,7 @@ def products_as_convolutions(model: ov.Model, precision: str = "INT8") -> None:
             integers, scale = (opset.unsqueeze(each, opset.constant([2])) for each in int8_weights(product))
             convolution = convolve(channels, opset.multiply(opset.convert(integers, "f32"), scale))
         else:
-            weights = product.input_value(1).get_node().input_value(0).get_node().data
-            kernel = rounded_to_bf16(weights[:, :, None])
+            kernel = rounded_to_bf16(float_weights(product.input_value(1))[:, :, None])
             convolution = opset.convert(convolve(opset.convert(channels, "bf16"), kernel), "f32")
         last = convolution.output(0)
         product.output(0).replace(last)
@@ -76,12 +77,19 @@ def convolve(channels: ov.Output | ov.Node, kernel: ov.Node) -> ov.Node:
     return opset.convolution(channels, kernel, strides=[1], pads_begin=[0], pads_end=[0], dilations=[1])
 
 
+def float_weights(weights: ov.Output) -> np.ndarray:
+    """What weights in FP16, in INT8 with scales, or as they are, come to in float32."""
+    node = weights.get_node()
+    if node.get_type_name() == "Multiply":
+        return float_weights(node.input_value(0)) * float_weights(node.input_value(1))
+    return float_weights(node.input_value(0)) if node.get_type_name() == "Convert" else node.data.astype(np.float32)
+
+
 def rounded_to_bf16(weights: np.ndarray) -> ov.Node:
-    """Weights as a constant in bf16, the nearest: OpenVINO 2026.4 by itself cuts off what it should round up."""
-    bits = weights.astype(np.float32).view(np.uint32)
-    nearest = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)  # ties to even
-    tensor = ov.Tensor(ov.Type.bf16, nearest.shape)
-    tensor.data[:] = nearest.view(tensor.data.dtype)
+    """Float32 weights as a constant of the nearest in bf16: OpenVINO 2026.4 itself cuts off what it should round up."""
+    bits, tensor = weights.view(np.uint32), ov.Tensor(ov.Type.bf16, weights.shape)
+    nearest = bits + (0x7FFF + (bits >> 16 & 1))  # ties, of which FP16 has many, to even
+    tensor.data[:] = nearest.view(tensor.data.dtype)[..., 1::2]  # the upper halves
     return opset.constant(tensor)
 
 
@@ -97,16 +105,14 @@ def channels_first(output: ov.Output) -> ov.Output:
 
 def elementwise_reader(output: ov.Output) -> ov.Input | None:
     """Where `output` is read, if that is in one elementwise operation with constants."""
-    readers = list(output.get_target_inputs())
-    if len(readers) != 1 or readers[0].get_node().get_type_name() not in ELEMENTWISE:
-        return None
-    for port in readers[0].get_node().inputs():
+    reader = only_reader(output, ELEMENTWISE)
+    for port in reader.get_node().inputs() if reader else ():
         source = port.get_source_output().get_node()
         if source.get_type_name() == "Convert":
             source = source.input_value(0).get_node()
-        if port.get_index() != readers[0].get_index() and source.get_type_name() != "Constant":
+        if port.get_index() != reader.get_index() and source.get_type_name() != "Constant":
             return None
-    return readers[0]
+    return reader
 
 
 def quantize_products_only(model: ov.Model) -> None:

@@ -45,3 +45,12 @@ def test_empty_calibration_set_and_unknown_weights_are_refused(converted, proces
         calibration_inputs(scene_texts(True, 0), processor, parts)
     with pytest.raises(ValueError, match="weights is 'int3'; it takes 'int8' or 'int4'"):
         compress_weights(parts[Part.TEXT_DECODER], "int3")
+
+
+def test_attention_of_the_text_encoder_is_not_quantized(quantized):
+    nodes = ov.Core().read_model(quantized / Part.TEXT_ENCODER.file("INT8")).get_ordered_ops()
+    attentions = [node for node in nodes if node.get_type_name() == "ScaledDotProductAttention"]
+    config = load_config(quantized).text_config
+    assert len(attentions) == 2 * config.num_hidden_layers  # to the text and to the image
+    read = [port.get_node().get_type_name() for node in attentions for port in node.input_values()]
+    assert "FakeQuantize" not in read

@@ -211,7 +211,7 @@ def test_a_feed_forward_pair_gives_the_same_when_it_is_rewritten(precision, rewr
 
 
 def test_weights_become_the_nearest_bf16():
-    weights = np.random.default_rng(0).normal(size=(64, 512)).astype(np.float16)
+    weights = np.random.default_rng(0).normal(size=(64, 512)).astype(np.float16).astype(np.float32)
     model = ov.Model([opset.convert(rounded_to_bf16(weights), "f32")], [])
     [found] = ov.Core().compile_model(model, "CPU", F32)([]).values()
     nearest = torch.from_numpy(weights).bfloat16().float().numpy()

@@ -11,20 +11,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 import blip_model
 from blip_openvino.runtime.arguments import ROW_BY_ROW
 from blip_openvino.runtime.decoder import DecoderState
-from blip_openvino.runtime.encoded import EncodedImages, EncoderTokens, TextModel
-
-
-@pytest.fixture
-def projected(monkeypatch):
-    """Which text models have made keys and values, and of how many rows."""
-    calls, project = [], TextModel.project
-
-    def counting(self, hidden_states):
-        calls.append((self, len(hidden_states)))
-        return project(self, hidden_states)
-
-    monkeypatch.setattr(TextModel, "project", counting)
-    return calls
+from blip_openvino.runtime.encoded import EncodedImages, EncoderTokens
 
 
 @pytest.fixture(scope="module")

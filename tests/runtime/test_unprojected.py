@@ -18,14 +18,8 @@ from blip_openvino.ir.convert import convert_text_encoder, convert_vision_model
 from blip_openvino.ir.files import Part
 from blip_openvino.runtime.device import compile_parts
 from blip_openvino.runtime.encoded import TOKENS, UNPROJECTED_TOKENS, EncodedImages, EncoderTokens, TextModel
-
-
-@pytest.fixture
-def projected(monkeypatch) -> list[TextModel]:
-    """Which text models have made keys and values."""
-    models, project = [], TextModel.project
-    monkeypatch.setattr(TextModel, "project", lambda self, states: models.append(self) or project(self, states))
-    return models
+from blip_openvino.runtime.split import cross_names
+from blip_openvino.runtime.unprojected import attend_unprojected
 
 
 def texts(images: int, about_each: int, length: int, vocabulary: int = 80) -> tuple[np.ndarray, np.ndarray]:
@@ -46,7 +40,7 @@ def test_both_ways_are_one_in_float32(projected):
     found = model.read_texts(looked, *given)["last_hidden_state"]
     assert projected == []
     expected = model.read_texts(kept, *given)["last_hidden_state"]
-    assert projected == [model.text_encoder]
+    assert projected == [(model.text_encoder, images)]
     np.testing.assert_allclose(found[given[1] > 0], expected[given[1] > 0], atol=2e-5)
 
 
@@ -59,6 +53,17 @@ def test_both_ways_are_as_near_as_the_precision(model, easy_vqa):
     )
     assert not np.array_equal(found, expected)  # two ways
     assert largest_error(found[mask > 0], expected[mask > 0]) < TOLERANCES[model.precision]
+
+
+@pytest.mark.parametrize("element_type", [ov.Type.f32, ov.Type.bf16], ids=str)
+def test_matrices_are_held_once_more_in_the_type_that_is_multiplied_in(converted, element_type):
+    model = ov.Core().read_model(converted / Part.TEXT_ENCODER.file())
+    before = {node.get_friendly_name() for node in model.get_ordered_ops()}
+    attend_unprojected(model, element_type)
+    added = [node for node in model.get_ordered_ops() if node.get_friendly_name() not in before]
+    matrices = [node for node in added if node.get_type_name() == "Constant" and node.data.size > 1000]
+    assert len(matrices) == len(cross_names(model))
+    assert {node.get_output_element_type(0) for node in matrices} == {element_type}
 
 
 def test_matching_is_exact_with_an_image_wider_than_the_text(tmp_path, projected):
@@ -79,7 +84,7 @@ def test_matching_is_exact_with_an_image_wider_than_the_text(tmp_path, projected
     found = model.match(pixels, ids, mask)
     assert projected == []
     np.testing.assert_allclose(found, model.match(model.encode_images(pixels), ids, mask), atol=2e-5)
-    assert projected == [model.text_encoder]
+    assert projected == [(model.text_encoder, 4)]
     assert np.ptp(found) > 0.01
 
 
@@ -101,7 +106,7 @@ def test_an_image_is_projected_for_more_than_few_tokens_or_if_more_is_to_come(fp
     def projects(images: EncodedImages, ids: np.ndarray) -> bool:
         projected.clear()
         fp16_model.read_texts(images, ids, np.ones_like(ids))
-        return projected == [fp16_model.text_encoder]
+        return projected == [(fp16_model.text_encoder, len(images))]
 
     once = fp16_model.encode_images(pixels[:1], reused=False)
     assert not projects(once, ones)
@@ -117,10 +122,10 @@ def test_an_image_is_projected_for_more_than_few_tokens_or_if_more_is_to_come(fp
 def test_one_short_question_about_pixels_makes_no_keys_and_values_of_them(fp16_model, easy_vqa, projected):
     pixels, batch = easy_vqa.images(easy_vqa.sample[:3]), easy_vqa.batch(easy_vqa.sample[:3])
     fp16_model.generate_answer(pixels, **batch)
-    assert projected == [fp16_model.text_decoder]  # of the questions
+    assert projected == [(fp16_model.text_decoder, 3)]  # of the questions
     projected.clear()
     fp16_model.generate_answer(pixels[:1], **easy_vqa.batch(easy_vqa.sample[:20]))
-    assert projected == [fp16_model.text_encoder, fp16_model.text_decoder]
+    assert projected == [(fp16_model.text_encoder, 1), (fp16_model.text_decoder, 20)]
 
 
 def test_files_are_read_without_keys_and_values_for_one_question_and_not_for_many(
@@ -129,9 +134,9 @@ def test_files_are_read_without_keys_and_values_for_one_question_and_not_for_man
     blip, question = Blip(fp16_model, ours), "what color is the shape?"
     blip.ask(easy_vqa.paths[0], question)
     blip.ask(easy_vqa.paths[:3], question)
-    assert fp16_model.text_encoder not in projected
+    assert fp16_model.text_encoder not in dict(projected)
     blip.ask(easy_vqa.paths[0], [question] * 4)
-    assert projected.count(fp16_model.text_encoder) == 1
+    assert projected.count((fp16_model.text_encoder, 1)) == 1
 
 
 @pytest.mark.parametrize(("numbers", "expected"), [([1, 1], 0), ([3, 1], 0), ([3, 3], 1)], ids=str)
@@ -146,7 +151,7 @@ def test_a_collection_makes_keys_and_values_of_images_that_all_have_many_questio
     run = Run(Blip(fp16_model, ours), "ask")
     projected.clear()
     assert sum(map(len, rows_of(run, items, batch=2))) == sum(numbers)
-    assert projected.count(fp16_model.text_encoder) == expected
+    assert projected.count((fp16_model.text_encoder, 2)) == expected
 
 
 def test_the_check_reads_each_question_once_without_keys_and_values(fp16_model, converted, monkeypatch):
