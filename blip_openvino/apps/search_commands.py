@@ -10,9 +10,10 @@ from pathlib import Path
 import click
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from blip_openvino.apps.blip import IMAGES_AT_ONCE
 from blip_openvino.apps.collections.sources import find_items, item_at
 from blip_openvino.apps.errors import extra
-from blip_openvino.apps.load import load
+from blip_openvino.apps.load import for_many_images, load
 from blip_openvino.apps.options import device_option, precision_option
 from blip_openvino.runtime.images import load_image
 
@@ -51,7 +52,7 @@ def index(
         model = model or ImageIndex(output).model
     except FileNotFoundError:
         model = RETRIEVAL_MODEL
-    blip = load(model, device, precision)
+    blip = load(model, device, precision, for_many_images(IMAGES_AT_ONCE))
     found = ImageIndex.create(output, blip, model)
     hidden = not sys.stderr.isatty()
     with click.progressbar(length=len(items), file=sys.stderr, show_pos=True, hidden=hidden) as bar:

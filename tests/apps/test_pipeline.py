@@ -12,6 +12,7 @@ from pathlib import Path
 import datasets
 import fsspec
 import numpy as np
+import openvino as ov
 import pytest
 import requests
 from collection_outputs import rows_of, run, texts_of
@@ -19,7 +20,8 @@ from conftest import F32
 from PIL import Image
 
 from blip_model import OVBlipModel
-from blip_openvino.apps.blip import Blip
+from blip_openvino.apps import image_commands
+from blip_openvino.apps.blip import IMAGES_AT_ONCE, Blip
 from blip_openvino.apps.collections import pipeline
 from blip_openvino.apps.collections.pipeline import Run, run_collection
 from blip_openvino.apps.collections.sinks import open_output
@@ -43,6 +45,24 @@ def test_captions_of_a_folder_are_those_of_pytorch_with_all_that_is_to_say_of_th
     assert {name: row.get(name) for name in ("model", "precision")} == {"model": str(converted), "precision": "FP16"}
     assert [int(row[name]) for name in ("width", "height")] == [64, 64]
     assert float(row["score"]) == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize(("batch", "at_once"), [([], IMAGES_AT_ONCE), (["--batch", "3"], 3)], ids=str)
+def test_a_collection_is_encoded_several_images_at_once(photos, monkeypatch, batch, at_once):
+    models, load = [], image_commands.load
+
+    def loading(*given) -> Blip:
+        models.append(load(*given))
+        return models[-1]
+
+    monkeypatch.setattr(image_commands, "load", loading)
+    result = run("caption", "photos", "--output", "captions.jsonl", "--inference-precision", "f32", *batch)
+    assert result.exit_code == 0, result.output
+    vision_model, text_decoder = models[0].model.vision_model, models[0].model.text_decoder.steps
+    assert vision_model.get_property("PERFORMANCE_HINT") == "THROUGHPUT"
+    assert vision_model.get_property("PERFORMANCE_HINT_NUM_REQUESTS") == str(at_once)
+    assert text_decoder.get_property("PERFORMANCE_HINT") == "LATENCY"
+    assert vision_model.get_property("INFERENCE_PRECISION_HINT") == ov.Type.f32
 
 
 def test_every_question_is_answered_about_every_image_which_is_encoded_once(photos, blip, monkeypatch):

@@ -20,7 +20,7 @@ from blip_openvino.apps.collections.sinks import Sink, open_output
 from blip_openvino.apps.collections.sources import Item, Items, find_items, is_address, is_collection
 from blip_openvino.apps.collections.tables import read_table
 from blip_openvino.apps.collections.worker import Job
-from blip_openvino.apps.load import converted_folder
+from blip_openvino.apps.load import converted_folder, for_many_images
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,10 @@ def write_collection(
 
     `load` gives the model and the arguments of a generation that `options` name.
     """
+    options = {
+        **options,
+        "ov_config": for_many_images(collection.batch or IMAGES_AT_ONCE) | (options["ov_config"] or {}),
+    }
 
     def begin(**changed: object) -> Run:
         blip, generate = load({**options, **changed})
