@@ -31,7 +31,7 @@ from blip_openvino.data.easy_vqa import load_captions
 IMAGES, BAD = 500, 20
 BEGUN = 40
 """How many the run did that several tests go on from."""
-PATIENCE = 300
+PATIENCE = 900
 """Seconds after which something is not coming any more."""
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
