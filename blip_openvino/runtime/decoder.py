@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class DecoderState:
-    """One generation in progress: an infer request, whose state is self-attention's cache, and how far it has come.
+    """One generation in progress: an infer request, whose state is self-attention's cache, and which tokens it sees.
 
     It is what `generate` of transformers keeps as `past_key_values`. Any number of generations may take their steps in
     any order, from any threads.

@@ -73,7 +73,7 @@ def lacks(*instructions: str) -> bool:
 
 
 def has_bf16_alone() -> bool:
-    """Whether this is an x86 processor with AVX512-BF16 and without AMX (Zen 4), or may use no more than that."""
+    """Whether this is an x86 processor with AVX512-BF16 and without AMX (Zen 4, 5), or may use no more than that."""
     return {"avx512_bf16", "amx_int8"} & cpu_flags() == {"avx512_bf16"}
 
 
@@ -109,6 +109,7 @@ def compile_properties(
     chosen = dict(wishes)
     if part is not Part.VISION_MODEL and chosen.get("PERFORMANCE_HINT") in THROUGHPUT:
         del chosen["PERFORMANCE_HINT"]
+        chosen.pop("PERFORMANCE_HINT_NUM_REQUESTS", None)
     if part is Part.TEXT_DECODER and precision != "FP16" and device == "CPU":
         has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         steps_in_bf16 = has_bf16 and has_bf16_alone()

@@ -32,7 +32,7 @@ IMAGES, BAD = 500, 20
 BEGUN = 40
 """How many the run did that several tests go on from."""
 PATIENCE = 900
-"""Seconds after which something is not coming any more."""
+"""Seconds after which something is not coming any more; Ray has taken over 300 to place a worker again."""
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",

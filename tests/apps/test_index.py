@@ -11,6 +11,7 @@ from collection_outputs import run
 from PIL import Image
 
 from blip_model import OVBlipModel
+from blip_openvino.apps import search_commands
 from blip_openvino.apps.blip import Blip
 from blip_openvino.apps.collections.index import WRITTEN_AT_ONCE, ImageIndex, Update
 from blip_openvino.apps.collections.sources import find_items
@@ -130,13 +131,16 @@ def test_an_index_is_of_one_model_and_other_folders_are_none(index, blip, photos
         ImageIndex.create(photos, blip, "some model")
 
 
-def test_commands_index_a_folder_and_search_it(tmp_path, blip, photos, retrieval_folder):
+def test_commands_index_a_folder_and_search_it(tmp_path, blip, photos, retrieval_folder, monkeypatch):
+    loaded, load = [], search_commands.load
+    monkeypatch.setattr(search_commands, "load", lambda *given: loaded.append(load(*given)) or loaded[-1])
     (photos / "bad.png").write_bytes(b"no image")
     folder, sheet = tmp_path / "index", tmp_path / "found.png"
     result = run("index", photos, "--output", folder, "--model", retrieval_folder)
     assert result.exit_code == 1
     assert f"{photos / 'bad.png'}: " in result.stderr
     assert result.stdout == f"40 images in {folder}: 40 added, 0 changed, 0 unchanged, 0 removed, errors: 1\n"
+    assert loaded[0].model.vision_model.get_property("PERFORMANCE_HINT") == "THROUGHPUT"  # several images at once
     (photos / "bad.png").unlink()
     result = run("index", photos, "--output", folder)
     assert result.stdout == f"40 images in {folder}: 0 added, 0 changed, 40 unchanged, 1 removed, errors: 0\n"

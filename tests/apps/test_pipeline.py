@@ -49,16 +49,11 @@ def test_captions_of_a_folder_are_those_of_pytorch_with_all_that_is_to_say_of_th
 
 @pytest.mark.parametrize(("batch", "at_once"), [([], IMAGES_AT_ONCE), (["--batch", "3"], 3)], ids=str)
 def test_a_collection_is_encoded_several_images_at_once(photos, monkeypatch, batch, at_once):
-    models, load = [], image_commands.load
-
-    def loading(*given) -> Blip:
-        models.append(load(*given))
-        return models[-1]
-
-    monkeypatch.setattr(image_commands, "load", loading)
+    loaded, load = [], image_commands.load
+    monkeypatch.setattr(image_commands, "load", lambda *given: loaded.append(load(*given)) or loaded[-1])
     result = run("caption", "photos", "--output", "captions.jsonl", "--inference-precision", "f32", *batch)
     assert result.exit_code == 0, result.output
-    vision_model, text_decoder = models[0].model.vision_model, models[0].model.text_decoder.steps
+    vision_model, text_decoder = loaded[0].model.vision_model, loaded[0].model.text_decoder.steps
     assert vision_model.get_property("PERFORMANCE_HINT") == "THROUGHPUT"
     assert vision_model.get_property("PERFORMANCE_HINT_NUM_REQUESTS") == str(at_once)
     assert text_decoder.get_property("PERFORMANCE_HINT") == "LATENCY"

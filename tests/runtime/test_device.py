@@ -47,7 +47,7 @@ def fake_core(capabilities=("FP32",), hint=ov.Type.bf16) -> SimpleNamespace:
         ("CPU", VISION, "INT8", {}, {}),
         ("GPU", TEXT_DECODER, "INT8", {}, {}),
         ("CPU", VISION, "FP16", {"PERFORMANCE_HINT": "THROUGHPUT"}, {"PERFORMANCE_HINT": "THROUGHPUT"}),
-        ("CPU", TEXT_ENCODER, "FP16", {"PERFORMANCE_HINT": "THROUGHPUT"}, {}),
+        ("CPU", TEXT_ENCODER, "FP16", {"PERFORMANCE_HINT": "THROUGHPUT", "PERFORMANCE_HINT_NUM_REQUESTS": 8}, {}),
         ("CPU", TEXT_ENCODER, "FP16", {"PERFORMANCE_HINT": PerformanceMode.THROUGHPUT}, {}),
         ("CPU", TEXT_ENCODER, "FP16", {"PERFORMANCE_HINT": "LATENCY"}, {"PERFORMANCE_HINT": "LATENCY"}),
     ],

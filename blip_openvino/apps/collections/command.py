@@ -112,17 +112,14 @@ def write_collection(
 
     `load` gives the model and the arguments of a generation that `options` name.
     """
-    options = {
-        **options,
-        "ov_config": for_many_images(collection.batch or IMAGES_AT_ONCE) | (options["ov_config"] or {}),
-    }
 
     def begin(**changed: object) -> Run:
         blip, generate = load({**options, **changed})
         return Run(blip, task, collection.texts, generate, str(options["model"]))
 
+    write = write_on_cluster if collection.cluster else write_here
     try:
-        summary = write_on_cluster(collection, begin, options) if collection.cluster else write_here(collection, begin)
+        summary = write(collection, begin, options)
     except KeyboardInterrupt:
         click.echo("stopped; the same command goes on from here", err=True)
         raise click.exceptions.Exit(130) from None
@@ -131,13 +128,14 @@ def write_collection(
         raise click.exceptions.Exit(1)
 
 
-def write_here(collection: Collection, begin: Callable[[], Run]) -> Summary:
+def write_here(collection: Collection, begin: Callable[..., Run], options: Mapping[str, Any]) -> Summary:
     """Work a collection off in this process."""
-    items, limit = collection.items(), collection.limit
-    total, run = min(len(items), limit or len(items)) * max(1, len(collection.texts)), begin()
+    items, limit, batch = collection.items(), collection.limit, collection.batch or IMAGES_AT_ONCE
+    total = min(len(items), limit or len(items)) * max(1, len(collection.texts))
+    run = begin(ov_config=for_many_images(batch) | (options["ov_config"] or {}))
     with collection.sink(islice(items, limit), run) as sink:
         say_found(len(sink.done), len(sink.failed))
-        return run_with_bar(run, islice(items, limit), sink, total, collection.batch or IMAGES_AT_ONCE)
+        return run_with_bar(run, islice(items, limit), sink, total, batch)
 
 
 def write_on_cluster(collection: Collection, begin: Callable[..., Run], options: Mapping[str, Any]) -> Summary:
