@@ -291,7 +291,7 @@ def greedy_search(
         chosen = np.where(ended, settings.pad_token_id, allowed.argmax(axis=1))
         likely += np.where(ended, 0, log_probabilities(logits, chosen))
         tokens.append(chosen[:, None])
-        attention_mask = None  # from now on the state knows it
+        attention_mask = None  # what is written is seen
         if settings.streamer is not None:
             settings.streamer.put(chosen)
         ended |= chosen == settings.eos_token_id

@@ -103,7 +103,7 @@ def beam_search(
             break
         state.reorder_cache((np.array(places) + np.arange(len(rows))[:, None] * tokens.shape[1]).ravel())
         new_ids = np.array([[beam.tokens[-1]] for row in rows for beam in row.growing])
-        attention_mask = None  # from now on the state knows it
+        attention_mask = None  # what is written is seen
     best = [beam for row in rows for beam in row.ended[: settings.num_return_sequences]]
     # As transformers does, which takes a padding token of 0 for none.
     filler = settings.pad_token_id or settings.eos_token_id

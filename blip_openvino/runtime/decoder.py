@@ -36,12 +36,7 @@ class DecoderState:
         self.beam_idx = np.asarray(beam_idx, np.int32)
 
     def step(self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None) -> np.ndarray:
-        """Feed the new tokens [rows, T] int64.
-
-        Args:
-            input_ids: the new tokens.
-            attention_mask: [rows, past + T] int64; None lets the new ones be seen, and of the earlier ones those that
-                were seen before.
+        """Feed the new tokens [rows, T] int64, masked by [rows, T] int64 or not at all; earlier ones stay as they were.
 
         Returns:
             The logits [rows, vocabulary] float32 of the last position.
@@ -53,8 +48,8 @@ class DecoderState:
         beam_idx = np.arange(len(input_ids), dtype=np.int32) if self.beam_idx is None else self.beam_idx
         if attention_mask is None:
             attention_mask = np.ones_like(input_ids)
-            if self.attention_mask is not None:
-                attention_mask = np.concatenate([self.attention_mask[beam_idx], attention_mask], axis=1)
+        if self.attention_mask is not None:
+            attention_mask = np.concatenate([self.attention_mask[beam_idx], attention_mask], axis=1)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "beam_idx": beam_idx}
         inputs["logits_to_keep"] = np.array([logits_to_keep])
         logits = self.request.infer(inputs, share_inputs=True)["logits"]

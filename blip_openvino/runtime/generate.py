@@ -48,7 +48,7 @@ class GenerateDriver(PreTrainedModel, GenerationMixin):
         """One generation step: `logits` [rows, 1, vocabulary] float32 of the last position, and the state after it."""
         is_new = not isinstance(past_key_values, DecoderState)
         state = DecoderState(self.text_decoder, self.tokens) if is_new else past_key_values
-        mask = None if attention_mask is None else attention_mask.contiguous().numpy()
+        mask = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].contiguous().numpy()
         logits = state.step(input_ids.contiguous().numpy(), mask)
         return CausalLMOutputWithCrossAttentions(
             logits=torch.from_numpy(logits)[:, None], past_key_values=state if use_cache else None

@@ -33,9 +33,8 @@ def score_texts(
     Returns:
         [rows] float32.
     """
-    started = (input_ids != pad_token_id).cumsum(axis=1) > 0
-    mask = np.pad(started[:, :-1], ((0, 0), (state.get_seq_length(), 0)), constant_values=True).astype(np.int64)
-    logits = state.read(input_ids[:, :-1], mask, input_ids.shape[1] - begun)
+    mask = ((input_ids != pad_token_id).cumsum(axis=1) > 0).astype(np.int64)
+    logits = state.read(input_ids[:, :-1], mask[:, :-1], input_ids.shape[1] - begun)
     found, is_end = log_probabilities(logits, input_ids[:, begun:]), np.isin(input_ids[:, begun:], eos_token_id)
     return np.where(is_end.cumsum(axis=1) - is_end == 0, found, 0).sum(axis=1)
 
