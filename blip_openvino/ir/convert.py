@@ -21,6 +21,7 @@ from blip_openvino.ir.files import (
     Part,
     cache_names,
     checksum_line,
+    cross_names,
     ensure_ir,
     remove_quantized,
     staging,
@@ -81,7 +82,7 @@ def convert_text_encoder(text_encoder: nn.Module, retrieval: BlipForImageTextRet
         input=[[-1, -1], [-1, -1], [-1, -1, width], [-1, -1]],
     )
     outputs = ["last_hidden_state"] if retrieval is None else ["last_hidden_state", "itm_logits", "text_features"]
-    name_ports(model, list(example), outputs, cache_names("cross", text_encoder.config.num_hidden_layers))
+    name_ports(model, list(example), outputs, cross_names(text_encoder.config.num_hidden_layers))
     return model
 
 
@@ -95,7 +96,7 @@ def convert_text_decoder(text_decoder: nn.Module) -> ov.Model:
     config = text_decoder.config
     width, layers, heads = config.encoder_hidden_size, config.num_hidden_layers, config.num_attention_heads
     head_size = config.hidden_size // heads
-    past, present, cross = (cache_names(kind, layers) for kind in ("past", "present", "cross"))
+    past, present = (cache_names(kind, layers) for kind in ("past", "present"))
     example = (
         torch.ones(4, 2, dtype=torch.int64),
         torch.ones(4, 5, dtype=torch.int64),
@@ -109,7 +110,7 @@ def convert_text_decoder(text_decoder: nn.Module) -> ov.Model:
         input=[[-1, -1], [-1, -1], [-1, -1, width], [-1, -1]] + [[-1, heads, -1, head_size]] * len(past),
     )
     inputs = ["input_ids", "attention_mask", "encoder_hidden_states", "encoder_attention_mask", *past]
-    name_ports(model, inputs, ["logits", *present], ["decoder_hidden_states", *cross])
+    name_ports(model, inputs, ["logits", *present], ["decoder_hidden_states", *cross_names(layers)])
     return model
 
 

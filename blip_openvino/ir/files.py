@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 logger = logging.getLogger(__name__)
 
-CONVERTER_VERSION = "7"
+CONVERTER_VERSION = "8"
 """Goes into every IR. Raise it whenever the graphs of `ir.convert` change, so that IRs of the old shape are made anew
 and not run."""
 OPTIMIZER_VERSION = "7"
@@ -44,7 +44,8 @@ PRECISIONS = ("FP16", "INT8", "INT4")
 the rest is INT8's."""
 
 CROSS = "cross."
-"""How the names of cross-attention's keys and values begin, inside a text model and as ports of its halves."""
+"""How the names of each layer's keys and values of the encoder's tokens begin, `cross.0`, `cross.1`, ..., inside a text
+model and as ports of its halves."""
 
 
 class Part(Enum):
@@ -96,6 +97,11 @@ ARCHITECTURES = {
 def cache_names(kind: str, layers: int) -> list[str]:
     """Names of every layer's keys and values, in the order in which the text models take and give them."""
     return [f"{kind}.{layer}.{half}" for layer in range(layers) for half in ("key", "value")]
+
+
+def cross_names(layers: int) -> list[str]:
+    """Names of what each layer's cross-attention reads of the encoder's tokens, its keys and values in one."""
+    return [f"{CROSS}{layer}" for layer in range(layers)]
 
 
 def named_outputs(model: ov.Model) -> dict[str, ov.Output]:

@@ -37,13 +37,13 @@ class TextModel:
         """Inputs by name: the encoder's tokens [E, N, hidden] float32 themselves, and no keys and values."""
         inputs = {TOKENS: ov.Tensor(hidden_states, shared_memory=True)}
         for port in [] if self.projections is None else self.projections.outputs:
-            _, heads, _, head_size = port.get_partial_shape()
-            nothing = [0, heads.get_length(), hidden_states.shape[1], head_size.get_length()]
-            inputs[port.any_name] = ov.Tensor(port.element_type, ov.Shape(nothing))
+            _, _, heads, _, head_size = port.get_partial_shape().get_max_shape()
+            nothing = ov.Shape([2, 0, heads, hidden_states.shape[1], head_size])
+            inputs[port.any_name] = ov.Tensor(port.element_type, nothing)
         return inputs
 
     def project(self, hidden_states: np.ndarray) -> dict[str, ov.Tensor]:
-        """Inputs by name: keys and values, [E, heads, N, head size], of the encoder's tokens [E, N, hidden] float32.
+        """Inputs by name: keys and values, [2, E, heads, N, head size], of the encoder's tokens [E, N, hidden] float32.
 
         They are OpenVINO's own tensors, in the type that the device computes in, for `steps` to read as they are.
         """
@@ -67,10 +67,11 @@ class TextModel:
 
     def kept_bytes(self, tokens: int) -> int:
         """How large the keys and values of one image with so many tokens are."""
-        ports = [] if self.projections is None else self.projections.outputs
-        sizes = (port.get_partial_shape() for port in ports)
-        width = sum(size[1].get_length() * size[3].get_length() for size in sizes)
-        return width * tokens * (ports[0].element_type.size if ports else 0)
+        if self.projections is None:
+            return 0
+        layers, port = len(self.projections.outputs), self.projections.output(0)
+        _, _, heads, _, head_size = port.get_partial_shape().get_max_shape()
+        return 2 * layers * heads * head_size * tokens * port.element_type.size
 
 
 class EncoderTokens:

@@ -15,16 +15,16 @@ from openvino.op.util import Variable, VariableInfo
 from blip_openvino.ir.files import CROSS, named_outputs
 
 
-def cross_names(model: ov.Model) -> list[str]:
-    """The names of cross-attention's keys and values: `cross.0.key`, `cross.0.value`, `cross.1.key`, ...
+def keys_and_values(model: ov.Model) -> dict[str, ov.Output]:
+    """What each layer's cross-attention reads, [2, E, heads, N, head size], by name: `cross.0`, `cross.1`, ...
 
     Raises:
         ValueError: there are none, so this is no text model of BLIP.
     """
-    names = [name for name in named_outputs(model) if name.startswith(CROSS)]
-    if not names:
+    found = {name: output for name, output in named_outputs(model).items() if name.startswith(CROSS)}
+    if not found:
         raise ValueError(f"{model.get_friendly_name()} has no tensors named {CROSS}*: convert the checkpoint anew")
-    return sorted(names, key=lambda name: int(name.split(".")[1]))
+    return found
 
 
 def insert_after(output: ov.Output, make: Callable[[ov.Output], ov.Node]) -> None:
@@ -48,22 +48,20 @@ def split_projections(model: ov.Model, element_type: ov.Type = ov.Type.f32, keep
         keep_tokens: it takes tokens as well, for the rows of `unprojected.attend_unprojected`.
 
     Returns:
-        The other half: `encoder_hidden_states` [E, N, encoder hidden] -> every key and value, [E, heads, N, head size].
+        The other half: `encoder_hidden_states` [E, N, encoder hidden] -> `cross.0` [2, E, heads, N, head size], ...
     """
-    names, whole = cross_names(model), model.clone()
-    tensors, results = named_outputs(whole), []
-    for name in names:
-        tensors[name].set_names(set())
-        results.append(opset.result(opset.convert(tensors[name], element_type)))
+    whole, results, inputs = model.clone(), [], []
+    for name, made in keys_and_values(whole).items():
+        made.set_names(set())
+        results.append(opset.result(opset.convert(made, element_type)))
         results[-1].input_value(0).set_names({name})
     projections = ov.Model(results, [whole.input("encoder_hidden_states").get_node()], "projections")
 
-    tensors, inputs = named_outputs(model), []
-    for name in names:
-        tensors[name].set_names(set())
-        inputs.append(opset.parameter(tensors[name].get_partial_shape(), element_type, name=name))
+    for name, made in keys_and_values(model).items():
+        made.set_names(set())
+        inputs.append(opset.parameter(made.get_partial_shape(), element_type, name=name))
         inputs[-1].output(0).set_names({name})
-        tensors[name].replace(opset.convert(inputs[-1], ov.Type.f32).output(0))
+        made.replace(opset.convert(inputs[-1], ov.Type.f32).output(0))
     model.add_parameters(inputs)
     if not keep_tokens:
         model.remove_parameter(model.input("encoder_hidden_states").get_node())

@@ -6,12 +6,12 @@ queries and what they see are multiplied by K and V, and not the tokens. Each qu
 all C numbers of a token, not with the few of a key: the less text there is about an image, the more this saves.
 """
 
+import numpy as np
 import openvino as ov
 from openvino import opset13 as opset
 
-from blip_openvino.ir.files import named_outputs
 from blip_openvino.runtime.products import float_weights, rounded_to_bf16
-from blip_openvino.runtime.split import cross_names, insert_after, size_of
+from blip_openvino.runtime.split import insert_after, keys_and_values, size_of
 
 
 def attend_unprojected(model: ov.Model, element_type: ov.Type = ov.Type.f32) -> None:
@@ -24,59 +24,64 @@ def attend_unprojected(model: ov.Model, element_type: ov.Type = ov.Type.f32) -> 
     Args:
         element_type: what the device computes in: bf16, or else float32.
     """
-    tensors = named_outputs(model)
-    layers = [name.removesuffix(".key") for name in cross_names(model) if name.endswith(".key")]
-    keys, values = ([tensors[f"{layer}.{each}"] for layer in layers] for each in ("key", "value"))
-    attentions = [reader.get_node() for value in values for reader in value.get_target_inputs()]
+    layers = list(keys_and_values(model).values())
 
     # The same in every layer: how many rows of either kind, their masks, and shapes.
-    (images, _, _), (query, first_key, _, mask, _) = projection(keys[0]), attentions[0].input_values()
-    _, heads, _, head_size = first_key.get_partial_shape()
-    heads, head_size = heads.get_length(), head_size.get_length()
-    looking, length, width = size_of(images, 0), size_of(query, 2), size_of(images, 2)
+    tokens, _, _ = projection(layers[0])
+    query, first_key, _, mask, _ = attention_over(layers[0]).input_values()
+    heads = query.get_partial_shape()[1].get_length()
+    looking, length, width = size_of(tokens, 0), size_of(query, 2), size_of(tokens, 2)
     rows = opset.concat([looking, size_of(first_key, 0)], 0)
     first_mask, other_mask = opset.variadic_split(mask, opset.constant(0), rows).outputs()
     first_mask = opset.squeeze(first_mask, opset.constant([1]))
     by_head = opset.concat([looking, opset.constant([heads]), length, width], 0)
     flat = opset.concat([looking, opset.multiply(opset.constant([heads]), length), width], 0)
 
-    def multiply(left: ov.Output | ov.Node, weights: ov.Output, transposed: bool) -> ov.Node:
-        matrix = float_weights(weights).reshape(1, heads, head_size, -1)
+    def multiply(left: ov.Output | ov.Node, matrix: np.ndarray, transposed: bool) -> ov.Node:
         if element_type != ov.Type.bf16:
             return opset.matmul(left, opset.constant(matrix), False, transposed)
         # OpenVINO 2026.4 would multiply in float32 by a constant that is not in bf16.
         product = opset.matmul(opset.convert(left, element_type), rounded_to_bf16(matrix), False, transposed)
         return opset.convert(product, ov.Type.f32)
 
-    for key, value, attention in zip(keys, values, attentions, strict=True):
+    for layer in layers:
+        attention, (tokens, matrices, biases) = attention_over(layer), projection(layer)
         queries, other_queries = opset.variadic_split(attention.input_value(0), opset.constant(0), rows).outputs()
-        tokens, weights, _ = projection(key)
         queries = opset.multiply(queries, attention.input_value(4))  # as attention scales its scores
-        queries = multiply(queries, weights, False)
+        queries = multiply(queries, matrices[:1], False)
         scores = opset.add(opset.matmul(reshape(queries, flat), tokens, False, True), first_mask)
-        tokens, weights, bias = projection(value)
         seen = reshape(opset.matmul(opset.softmax(scores, -1), tokens, False, False), by_head)
-        context = multiply(seen, weights, True)
-        if bias is not None:
-            context = opset.add(context, reshape(bias, [1, heads, 1, head_size]))
+        context = multiply(seen, matrices[1:], True)
+        if biases is not None:
+            context = opset.add(context, opset.constant(biases[1:]))
         attention.input(0).replace_source_output(other_queries)
         attention.input(3).replace_source_output(other_mask)
         insert_after(attention.output(0), lambda others, first=context: opset.concat([first, others], 0))
 
 
-def projection(output: ov.Output) -> tuple[ov.Output, ov.Output, ov.Output | None]:
-    """What keys or values [E, heads, N, head size] are made of: tokens before they are quantized, weights, a bias.
+def projection(layer: ov.Output) -> tuple[ov.Output, np.ndarray, np.ndarray | None]:
+    """What a layer's keys and values [2, E, heads, N, head size] are made of.
 
-    One that is 0 is left out of a converted model.
+    Returns:
+        Tokens [E, N, C] before they are quantized, matrices [2, heads, head size, C] float32, and biases [2, heads, 1,
+        head size], or None: biases that are all 0 are left out of a converted model.
     """
-    product = output.get_node().input_value(0).get_node().input_value(0).get_node()  # behind Transpose and Reshape
-    bias = None
+    _, _, heads, _, head_size = layer.get_partial_shape().get_max_shape()
+    product, biases = layer.get_node().input_value(0).get_node().input_value(0).get_node(), None  # of a reshaped one
     if product.get_type_name() == "Add":
-        product, bias = product.input_value(0).get_node(), product.input_value(1)
+        product, biases = product.input_value(0).get_node(), float_weights(product.input_value(1))
+        biases = biases.reshape(2, heads, 1, head_size)
     tokens, weights = product.input_values()
     if tokens.get_node().get_type_name() == "FakeQuantize":
         tokens = tokens.get_node().input_value(0)
-    return tokens, weights, bias
+    return tokens, float_weights(weights).reshape(2, heads, head_size, -1), biases
+
+
+def attention_over(layer: ov.Output) -> ov.Node:
+    """The attention that reads a layer's keys and values, which are taken apart first."""
+    taken = (reader.get_node().output(0) for reader in layer.get_target_inputs())
+    readers = (reader.get_node() for output in taken for reader in output.get_target_inputs())
+    return next(node for node in readers if node.get_type_name() == "ScaledDotProductAttention")
 
 
 def reshape(output: ov.Output | ov.Node, shape: ov.Node | list[int]) -> ov.Node:
