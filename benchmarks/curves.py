@@ -13,10 +13,11 @@ from statistics import median
 
 from matplotlib.figure import Figure
 
-from benchmarks.report import digits, markdown_table, where
+from benchmarks.report import digits, where
 from benchmarks.rounds import Effort, Rounds
 from benchmarks.sides import BASELINE, Spec
 from benchmarks.workloads import CURVES, MOST_IMAGES
+from utils import markdown_table
 
 SHOWN = (BASELINE, "PyTorch bf16", "ONNX Runtime INT8", "ours INT8")
 PATIENCE = 6

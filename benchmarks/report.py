@@ -6,13 +6,14 @@ comments. A notebook can quote `short_table` or `results_table` of `latest_resul
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
 from benchmarks.sides import BASELINE, SIDES
+from utils import markdown_table
 
 RESULTS = Path(__file__).resolve().parent / "results"
 READMES = RESULTS.parents[1] / "README.md", RESULTS.parent / "README.md"
@@ -40,10 +41,6 @@ def latest_results() -> dict:
     if not native:
         raise FileNotFoundError(f"no results in {RESULTS.name}/: run make bench ARGS=--keep")
     return native[0]
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
 
 
 def digits(value: float) -> str:

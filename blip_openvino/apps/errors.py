@@ -1,4 +1,4 @@
-"""What users are told: which optional package is missing, and an error's message in one line."""
+"""What users are told: which optional package is missing, an error's message in one line, a number in few digits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,3 +17,8 @@ def extra(name: str) -> Iterator[None]:
 def one_line(error: Exception) -> str:
     """An error's message without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def rounded(number: float) -> float:
+    """To four digits, and never -0.0."""
+    return round(float(number), 4) + 0.0

@@ -11,7 +11,7 @@ import click
 
 from blip_openvino.apps.blip import Answer, Blip
 from blip_openvino.apps.collections.command import Collection, write_collection
-from blip_openvino.apps.errors import extra, one_line
+from blip_openvino.apps.errors import extra, one_line, rounded
 from blip_openvino.apps.load import load
 from blip_openvino.apps.options import collection_options, generation_options, image_options
 from blip_openvino.runtime.images import load_image
@@ -140,11 +140,6 @@ def print_rows(paths: Sequence[str], rows: Callable[[object], Rows], as_json: bo
                 click.echo(": ".join([*before, *said, result]), err="error" in row)
     if failed:
         raise click.exceptions.Exit(1)
-
-
-def rounded(number: float) -> float:
-    """To four digits, and never -0.0."""
-    return round(float(number), 4) + 0.0
 
 
 def with_progress(paths: Sequence[str]) -> Iterator[str]:

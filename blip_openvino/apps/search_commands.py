@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from blip_openvino.apps.blip import IMAGES_AT_ONCE
 from blip_openvino.apps.collections.sources import find_items, item_at
-from blip_openvino.apps.errors import extra
+from blip_openvino.apps.errors import extra, rounded
 from blip_openvino.apps.load import for_many_images, load
 from blip_openvino.apps.options import device_option, precision_option
 from blip_openvino.runtime.images import load_image
@@ -106,7 +106,7 @@ def search(
     blip = load(model or opened.model, device, precision or opened.precision)
     found = opened.search(blip, text, image, top, rerank)
     for each in found:
-        row = {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(each).items()}
+        row = {name: rounded(value) if isinstance(value, float) else value for name, value in asdict(each).items()}
         if as_json:
             click.echo(json.dumps(row, ensure_ascii=False))
         else:

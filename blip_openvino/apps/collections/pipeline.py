@@ -21,7 +21,7 @@ from PIL import Image
 from blip_openvino.apps.blip import IMAGES_AT_ONCE, Answer, Blip
 from blip_openvino.apps.collections.sinks import COLUMNS, Row, Sink, clean, key_of
 from blip_openvino.apps.collections.sources import Item
-from blip_openvino.apps.errors import extra, one_line
+from blip_openvino.apps.errors import extra, one_line, rounded
 from blip_openvino.runtime.encoded import EncodedImages
 from blip_openvino.runtime.images import load_image
 
@@ -81,7 +81,7 @@ class Run:
         """What is written about each image, or the error that its question gives."""
         try:
             found = self._write(images, [text or "" for text in texts] if self.task == "caption" else texts)
-            return [[(clean(each.text), round(each.score, 4) + 0.0, None) for each in answers] for answers in found]
+            return [[(clean(each.text), rounded(each.score), None) for each in answers] for answers in found]
         except ValueError as error:
             if len(texts) == 1:
                 return [failed(error)]
