@@ -44,8 +44,8 @@ PRECISIONS = ("FP16", "INT8", "INT4")
 the rest is INT8's."""
 
 CROSS = "cross."
-"""How the names of each layer's keys and values of the encoder's tokens begin, `cross.0`, `cross.1`, ..., inside a text
-model and as ports of its halves."""
+"""The names of a layer's keys and values of the encoder's tokens begin so: `cross.0`, `cross.1`, ... They are tensors
+inside a text model, and ports of its halves."""
 
 
 class Part(Enum):
@@ -95,7 +95,7 @@ ARCHITECTURES = {
 
 
 def cache_names(kind: str, layers: int) -> list[str]:
-    """Names of every layer's keys and values, in the order in which the text models take and give them."""
+    """Names of the decoder's cache, `past` or `present`: each layer's keys and values, in the order of its ports."""
     return [f"{kind}.{layer}.{half}" for layer in range(layers) for half in ("key", "value")]
 
 

@@ -27,7 +27,7 @@ def attend_unprojected(model: ov.Model, element_type: ov.Type = ov.Type.f32) -> 
     layers = list(keys_and_values(model).values())
 
     # The same in every layer: how many rows of either kind, their masks, and shapes.
-    tokens, _, _ = projection(layers[0])
+    tokens = model.input("encoder_hidden_states")
     query, first_key, _, mask, _ = attention_over(layers[0]).input_values()
     heads = query.get_partial_shape()[1].get_length()
     looking, length, width = size_of(tokens, 0), size_of(query, 2), size_of(tokens, 2)
@@ -67,7 +67,8 @@ def projection(layer: ov.Output) -> tuple[ov.Output, np.ndarray, np.ndarray | No
         head size], or None: biases that are all 0 are left out of a converted model.
     """
     _, _, heads, _, head_size = layer.get_partial_shape().get_max_shape()
-    product, biases = layer.get_node().input_value(0).get_node().input_value(0).get_node(), None  # of a reshaped one
+    product = layer.get_node().input_value(0).get_node().input_value(0).get_node()  # behind Transpose and Reshape
+    biases = None
     if product.get_type_name() == "Add":
         product, biases = product.input_value(0).get_node(), float_weights(product.input_value(1))
         biases = biases.reshape(2, heads, 1, head_size)

@@ -17,6 +17,7 @@ from blip_openvino.ir.checkpoint import load_checkpoint
 from blip_openvino.ir.convert import convert_text_decoder, convert_text_encoder, convert_vision_model
 from blip_openvino.ir.files import Part, cache_names
 from blip_openvino.ir.optimize import optimize
+from blip_openvino.runtime.split import keys_and_values
 
 
 @pytest.fixture(params=["embedded", 1, 2, 3], ids=str)
@@ -102,6 +103,12 @@ def test_ports_are_those_of_the_published_recipe(quantized, checkpoint, precisio
     assert ports(Part.VISION_MODEL) == ([("pixel_values", f"[1,3,{size},{size}]")], ["last_hidden_state"])
     assert ports(Part.TEXT_ENCODER) == (texts, ["last_hidden_state"])
     assert ports(Part.TEXT_DECODER) == ([*texts, *past], ["logits", *cache_names("present", layers)])
+    for part in (Part.TEXT_ENCODER, Part.TEXT_DECODER):
+        inner = keys_and_values(ov.Core().read_model(quantized / part.file(precision)))
+        shape = f"[2,?,{heads},?,{width // heads}]"
+        assert {name: str(made.get_partial_shape()) for name, made in inner.items()} == {
+            f"cross.{layer}": shape for layer in range(layers)
+        }
 
 
 def test_same_weights_are_reused_and_others_made_anew_without_the_quantized_files_of_the_old(tmp_path, caplog):
