@@ -28,6 +28,9 @@ from transformers import (
 
 from benchmarks.checkpoint import draw_vectors
 from blip_model import OVBlipModel
+from blip_openvino.apps import image_commands, search_commands
+from blip_openvino.apps.blip import Blip
+from blip_openvino.apps.load import load
 from blip_openvino.data.easy_vqa import load_captions
 from blip_openvino.evaluate.check import CheckReport, CheckRow
 from blip_openvino.ir.calibration import calibration_dataset
@@ -205,6 +208,20 @@ def models(quantized) -> dict[str, OVBlipModel]:
 @pytest.fixture(params=SETTINGS)
 def model(request, models) -> OVBlipModel:
     return models[request.param]
+
+
+@pytest.fixture
+def loaded(monkeypatch) -> list[Blip]:
+    """The models that commands have loaded."""
+    made = []
+
+    def keeping(*given) -> Blip:
+        made.append(load(*given))
+        return made[-1]
+
+    for commands in (image_commands, search_commands):
+        monkeypatch.setattr(commands, "load", keeping)
+    return made
 
 
 @pytest.fixture

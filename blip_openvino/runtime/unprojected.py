@@ -27,10 +27,10 @@ def attend_unprojected(model: ov.Model, element_type: ov.Type = ov.Type.f32) -> 
     layers = list(keys_and_values(model).values())
 
     # The same in every layer: how many rows of either kind, their masks, and shapes.
-    tokens = model.input("encoder_hidden_states")
+    images = model.input("encoder_hidden_states")
     query, first_key, _, mask, _ = attention_over(layers[0]).input_values()
     heads = query.get_partial_shape()[1].get_length()
-    looking, length, width = size_of(tokens, 0), size_of(query, 2), size_of(tokens, 2)
+    looking, length, width = size_of(images, 0), size_of(query, 2), size_of(images, 2)
     rows = opset.concat([looking, size_of(first_key, 0)], 0)
     first_mask, other_mask = opset.variadic_split(mask, opset.constant(0), rows).outputs()
     first_mask = opset.squeeze(first_mask, opset.constant([1]))

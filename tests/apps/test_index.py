@@ -11,7 +11,6 @@ from collection_outputs import run
 from PIL import Image
 
 from blip_model import OVBlipModel
-from blip_openvino.apps import search_commands
 from blip_openvino.apps.blip import Blip
 from blip_openvino.apps.collections.index import WRITTEN_AT_ONCE, ImageIndex, Update
 from blip_openvino.apps.collections.sources import find_items
@@ -131,9 +130,7 @@ def test_an_index_is_of_one_model_and_other_folders_are_none(index, blip, photos
         ImageIndex.create(photos, blip, "some model")
 
 
-def test_commands_index_a_folder_and_search_it(tmp_path, blip, photos, retrieval_folder, monkeypatch):
-    loaded, load = [], search_commands.load
-    monkeypatch.setattr(search_commands, "load", lambda *given: loaded.append(load(*given)) or loaded[-1])
+def test_commands_index_a_folder_and_search_it(tmp_path, blip, photos, retrieval_folder, loaded):
     (photos / "bad.png").write_bytes(b"no image")
     folder, sheet = tmp_path / "index", tmp_path / "found.png"
     result = run("index", photos, "--output", folder, "--model", retrieval_folder)

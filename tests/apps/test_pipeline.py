@@ -20,7 +20,6 @@ from conftest import F32
 from PIL import Image
 
 from blip_model import OVBlipModel
-from blip_openvino.apps import image_commands
 from blip_openvino.apps.blip import IMAGES_AT_ONCE, Blip
 from blip_openvino.apps.collections import pipeline
 from blip_openvino.apps.collections.pipeline import Run, run_collection
@@ -48,9 +47,7 @@ def test_captions_of_a_folder_are_those_of_pytorch_with_all_that_is_to_say_of_th
 
 
 @pytest.mark.parametrize(("batch", "at_once"), [([], IMAGES_AT_ONCE), (["--batch", "3"], 3)], ids=str)
-def test_a_collection_is_encoded_several_images_at_once(photos, monkeypatch, batch, at_once):
-    loaded, load = [], image_commands.load
-    monkeypatch.setattr(image_commands, "load", lambda *given: loaded.append(load(*given)) or loaded[-1])
+def test_a_collection_is_encoded_several_images_at_once(photos, loaded, batch, at_once):
     result = run("caption", "photos", "--output", "captions.jsonl", "--inference-precision", "f32", *batch)
     assert result.exit_code == 0, result.output
     vision_model, text_decoder = loaded[0].model.vision_model, loaded[0].model.text_decoder.steps

@@ -18,7 +18,7 @@ from blip_openvino.ir.convert import convert
 from blip_openvino.ir.files import CROSS, Part, read_ir, read_stamp, save_ir
 from blip_openvino.runtime.decoder import DecoderState
 from blip_openvino.runtime.encoded import EncoderTokens
-from blip_openvino.runtime.split import keys_and_values
+from blip_openvino.runtime.split import insert_after, keys_and_values
 
 
 @pytest.mark.parametrize("ov_config", [None, F32], ids=["default", "float32"])
@@ -31,20 +31,12 @@ def test_right_models_are_well_inside_the_tolerances(quantized, precision, ov_co
     assert sum(row.unit == " tokens" for row in report.rows) == 2
 
 
-def insert(output: ov.Output, make) -> None:
-    """Have the readers of `output` read what `make` makes of it."""
-    readers = output.get_target_inputs()
-    made = make(output)
-    for reader in readers:
-        reader.replace_source_output(made.output(0))
-
-
 def silenced(name: str) -> Callable[[ov.Model], None]:
     """One product gives zeros, as zeros for weights would."""
 
     def damage(model: ov.Model) -> None:
         [product] = [node for node in model.get_ordered_ops() if node.get_friendly_name() == f"__module.{name}/MatMul"]
-        insert(product.output(0), lambda output: opset.multiply(output, opset.constant(np.float32(0))))
+        insert_after(product.output(0), lambda output: opset.multiply(output, opset.constant(np.float32(0))))
 
     return damage
 
@@ -53,13 +45,13 @@ def silenced_values(model: ov.Model) -> None:
     """The values that the third layer looks at are zeros."""
     products = keys_and_values(model)["cross.2"].get_node().input_value(0)  # [E, N, 2, heads, head size]
     keys_alone = opset.constant(np.float32([1, 0]).reshape(2, 1, 1))
-    insert(products, lambda output: opset.multiply(output, keys_alone))
+    insert_after(products, lambda output: opset.multiply(output, keys_alone))
 
 
 def shifted(model: ov.Model) -> None:
     """Every position of the decoder is one too high."""
     [positions] = [node for node in model.get_ordered_ops() if node.get_type_name() == "Maximum"]
-    insert(positions.output(0), lambda output: opset.add(output, opset.constant(1, output.get_element_type())))
+    insert_after(positions.output(0), lambda output: opset.add(output, opset.constant(1, output.get_element_type())))
 
 
 @pytest.mark.parametrize(
