@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
@@ -23,6 +24,11 @@ from blip_openvino.runtime.images import load_image
 
 if TYPE_CHECKING:
     from blip_openvino.apps.collections.index import ImageIndex
+
+# Gradio keeps uploads of all processes in one folder, by content, and a page that closes deletes its own: of two pages
+# with the same photo one would take the other's. This folder is this process's, and goes with it.
+UPLOADS = TemporaryDirectory(prefix="blip-ov-page-", dir=os.environ.get("GRADIO_TEMP_DIR"))
+os.environ["GRADIO_TEMP_DIR"] = UPLOADS.name
 
 CONCURRENCY = 8  # requests computed at once; more wait
 DAY = 24 * 60 * 60  # seconds that uploaded files are kept

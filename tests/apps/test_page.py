@@ -3,8 +3,11 @@
 import itertools
 import re
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -131,6 +134,19 @@ def test_api_reads_no_file_that_was_not_uploaded(address):
     call = f"{address}gradio_api/call/answer"
     event = requests.post(call, json={"data": [image, "", "CPU", "FP16", 20, 1, 0, 1]}).json()["event_id"]
     assert "event: error" in requests.get(f"{call}/{event}").text
+
+
+def test_uploads_of_a_process_are_no_other_ones_and_go_with_it(address):
+    """Else of two pages that were given one photo, the one that ends first takes it from the other."""
+    code = "from blip_openvino.apps import page; print(page.gr.utils.get_upload_folder())"
+    other = Path(subprocess.check_output([sys.executable, "-c", code], text=True).strip())
+    with open(PATH, "rb") as file:
+        (uploaded,) = requests.post(f"{address}gradio_api/upload", files={"files": file}).json()
+    folder = Path(page_module.UPLOADS.name)
+    assert folder in Path(uploaded).parents
+    assert "blip-ov-page-" in other.name
+    assert other != folder
+    assert not other.exists()
 
 
 def test_a_file_over_the_limit_is_refused(client, tmp_path):
