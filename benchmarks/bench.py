@@ -19,7 +19,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,14 +30,13 @@ from benchmarks.curves import CurveRounds, curve_sides, draw, table
 from benchmarks.limits import Tokens, limits, measure
 from benchmarks.prepare import MAKERS, prepare, sizes
 from benchmarks.report import RESULTS, results_table
-from benchmarks.rounds import Effort, Rounds
+from benchmarks.rounds import ROOT, Effort, Rounds
 from benchmarks.sides import SIDES, Spec
 from benchmarks.workloads import ANSWER_TOKENS, BEAMS, CAPTION_TOKENS, QUESTION
 
-ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "blip-base-random"
-FULL = Effort(rounds=2, seconds=40, load_again=True, batch=4)
-QUICK = Effort(rounds=1, seconds=0, load_again=False, batch=2)
+FULL = Effort(rounds=2, seconds=40, loads=3, batch=4)
+QUICK = Effort(rounds=1, seconds=0, loads=1, batch=2)
 INSTRUCTION_SETS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
 """Oldest first, with the names that Linux has for them."""
 ISA_LIMITS = {
@@ -92,18 +90,18 @@ def stolen_share(before: Sequence[int], after: Sequence[int]) -> float:
     return spent[7] / sum(spent)
 
 
-def run(measured: Callable[[Mapping[str, object]], dict[str, object]]) -> dict[str, object]:
+def run(measured: Callable[[Mapping[str, object], bool], dict[str, object]], quick: bool) -> dict[str, object]:
     """What `measured` gives for this machine, as it is filed: with the machine, the date and how quiet it was."""
     about, before = machine(), processor_ticks()
     prepare(blip_base(), blip_processor(), FOLDER)
-    results = measured(about)
+    results = measured(about, quick)
     stolen = round(stolen_share(before, processor_ticks()), 4)
     return {"date": datetime.date.today().isoformat(), "machine": about, "stolen": stolen, **results}
 
 
-def measured_table(about: Mapping[str, object], effort: Effort) -> dict[str, object]:
+def measured_table(about: Mapping[str, object], quick: bool) -> dict[str, object]:
     """All tasks of all sides, and the limits of the machine."""
-    ceilings = measure()
+    effort, ceilings = QUICK if quick else FULL, measure()
     rounds = Rounds(sides_here(about), FOLDER, effort)
     rounds.run()
     ceilings = ceilings.best(measure())
@@ -151,11 +149,8 @@ def main() -> None:
         environment = os.environ | ISA_LIMITS[arguments.isa]
         command = [sys.executable, "-m", "benchmarks.bench", *sys.argv[1:]]
         raise SystemExit(subprocess.run(command, cwd=ROOT, env=environment).returncode)
-    name = "curves" if arguments.curves else "bench"
-    if arguments.curves:
-        results = run(partial(measured_curves, quick=arguments.quick))
-    else:
-        results = run(partial(measured_table, effort=QUICK if arguments.quick else FULL))
+    name, measured = ("curves", measured_curves) if arguments.curves else ("bench", measured_table)
+    results = run(measured, arguments.quick)
     made = [ROOT / "build" / f"{name}.json"]
     made[0].write_text(json.dumps(results, indent=1) + "\n")
     if arguments.curves:

@@ -22,7 +22,7 @@ from utils import markdown_table
 SHOWN = (BASELINE, "PyTorch bf16", "ONNX Runtime INT8", "ours INT8")
 PATIENCE = 6
 CORES, ONE_CORE = "cores, for an answer", ", one core"
-FULL = Effort(rounds=1, seconds=4, load_again=False, batch=MOST_IMAGES)
+FULL = Effort(rounds=1, seconds=4, loads=1, batch=MOST_IMAGES)
 QUICK = replace(FULL, seconds=0)
 LOG_AXES = ("images in a batch", "questions about one image")
 

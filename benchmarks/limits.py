@@ -112,16 +112,6 @@ def vision(g: Geometry, precision: Precision) -> Work:
     return Work(operations, precision.layer_bytes * (patches + g.vision_layers * layer))
 
 
-def text_layer_weights(g: Geometry) -> int:
-    """Of self-attention, of cross-attention's query and output, and of the feed-forward pair."""
-    return 6 * g.width**2 + 2 * g.width * g.inner
-
-
-def attention_operations(g: Geometry, rows: int, new: int, keys: int) -> int:
-    """Scores and their product with the values, of `new` tokens a row over `keys`."""
-    return 2 * 2 * rows * new * keys * g.width
-
-
 def projections(g: Geometry, precision: Precision, encoder_rows: int, encoder_tokens: int, encoder_width: int) -> Work:
     """The encoder's tokens to every layer's keys and values."""
     weights = g.layers * 2 * encoder_width * g.width
@@ -134,8 +124,11 @@ def text_layers(g: Geometry, precision: Precision, rows: int, new: int, past: in
     `encoder` is rows and tokens of an encoder whose keys and values are kept.
     """
     encoder_rows, encoder_tokens = encoder
-    weights = text_layer_weights(g)
-    operations = 2 * rows * new * weights + attention_operations(g, rows, new, past + new + encoder_tokens)
+    weights = 6 * g.width**2 + 2 * g.width * g.inner  # self-attention, query and output; feed-forward
+    attention = (
+        2 * 2 * rows * new * (past + new + encoder_tokens) * g.width
+    )  # scores, and their product with the values
+    operations = 2 * rows * new * weights + attention
     kept = 2 * g.width * (rows * past + encoder_rows * encoder_tokens)
     return Work(g.layers * operations, g.layers * (precision.layer_bytes * weights + STATE_BYTES * kept))
 
@@ -176,15 +169,6 @@ def decoder_step(g: Geometry, precision: Precision, rows: int, past: int, encode
     return together(text_layers(g, precision, rows, 1, past, encoder), vocabulary(g, precision, rows))
 
 
-def generation_seconds(
-    g: Geometry, precision: Precision, machine: Machine, tokens: int, rows: int, encoder: tuple[int, int]
-) -> float:
-    """`tokens` steps, the first of which projects the encoder's tokens."""
-    steps = [decoder_step(g, precision, rows, past, encoder) for past in range(tokens)]
-    steps[0] = together(steps[0], projections(g, precision, *encoder, g.width))
-    return sum(step.seconds(machine, precision) for step in steps)
-
-
 @dataclass(frozen=True)
 class Tokens:
     """How much the workloads ask for: tokens of a question, an answer and a caption, beams, and images in a batch."""
@@ -208,7 +192,9 @@ def limits_at(precision: Precision, g: Geometry, machine: Machine, tokens: Token
         return work.seconds(machine, precision)
 
     def generate(new_tokens: int, rows: int, encoder: tuple[int, int]) -> float:
-        return generation_seconds(g, precision, machine, new_tokens, rows, encoder)
+        steps = [decoder_step(g, precision, rows, past, encoder) for past in range(new_tokens)]
+        steps[0] = together(steps[0], projections(g, precision, *encoder, g.width))
+        return sum(map(seconds, steps))
 
     one_image, images = (1, g.image_tokens), (tokens.batch, g.image_tokens)
     image = seconds(vision(g, precision))

@@ -7,18 +7,12 @@ from typing import TYPE_CHECKING
 
 from benchmarks.sides import Generated, Laps, Side, Text
 from blip_model import OVBlipModel
-from blip_openvino.ir.files import weight_sizes
 from blip_openvino.runtime.processor import OVBlipProcessor
 
 if TYPE_CHECKING:
     import numpy as np
 
     from blip_model import EncodedImages
-
-
-def weight_bytes(folder: Path, precision: str) -> int:
-    """What the weights of all parts take on disk."""
-    return sum(part[precision] for part in weight_sizes(folder, (precision,)).values())
 
 
 class Ours(Side):

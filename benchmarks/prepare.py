@@ -17,9 +17,9 @@ from transformers import BlipForQuestionAnswering, BlipProcessor
 
 from benchmarks import onnx_runtime, published
 from benchmarks.exports import Part, encode_image, encode_question, project, projected_step, published_step
-from benchmarks.ours import weight_bytes
 from benchmarks.workloads import OTHER_QUESTION, QUESTION, photo
 from blip_openvino.ir.convert import convert
+from blip_openvino.ir.files import PRECISIONS, weight_sizes
 from blip_openvino.ir.optimize import optimize
 
 CALIBRATION_SAMPLES = 4  # speed does not depend on the ranges found
@@ -65,10 +65,11 @@ def sizes(folder: Path) -> dict[str, int]:
         **{f"ONNX Runtime {precision}": f"onnx/{precision}" for precision in ("fp32", "INT8")},
     }
     suffixes = {".safetensors", ".bin", ".onnx", ".data"}
+    parts = weight_sizes(folder, PRECISIONS).values()
     return {
         side: sum(file.stat().st_size for file in (folder / place).iterdir() if file.suffix in suffixes)
         for side, place in places.items()
-    } | {f"ours {precision}": weight_bytes(folder, precision) for precision in ("FP16", "INT8", "INT4")}
+    } | {f"ours {precision}": sum(part[precision] for part in parts) for precision in PRECISIONS}
 
 
 def text_example(model: BlipForQuestionAnswering, new: int, whole: int) -> tuple[torch.Tensor, ...]:

@@ -1,7 +1,7 @@
 """The filed results as Markdown:  python -m benchmarks.report
 
 Writes the short table into `README.md` and the full ones into `benchmarks/README.md`, each between the two benchmark
-comments. A notebook can quote `short_table` or `results_table` of `latest_results`.
+comments. A notebook can quote `short_table` or `option_line` of `latest_results`.
 """
 
 import json

@@ -29,12 +29,12 @@ ERROR_LENGTH = 160
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: rounds of a task at least, seconds for more of them, whether sides with all tasks are loaded
-    once more and from a model cache, images in the batch."""
+    """How long to measure: rounds of a task at least, seconds for more of them, how often sides with all tasks are
+    loaded (more than once: from a model cache too), images in the batch."""
 
     rounds: int
     seconds: float
-    load_again: bool
+    loads: int
     batch: int
 
 
@@ -129,9 +129,10 @@ class Rounds:
         """Load every side, then do every task."""
         try:
             self.turns("load", list(self.sides), self.load)
-            if self.effort.load_again:
-                whole = [side for side, spec in self.sides.items() if spec.tasks is None]
+            whole = [side for side, spec in self.sides.items() if spec.tasks is None]
+            for _ in range(self.effort.loads - 1):
                 self.turns("load", whole, self.load)
+            if self.effort.loads > 1:
                 caching = [side for side in whole if self.sides[side].family in CACHING]
                 self.turns("load, model cache", caching, self.load_cached)
             for task in self.tasks:

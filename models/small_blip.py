@@ -1,8 +1,6 @@
 """A small BLIP with a vocabulary of its own, its pixels, and its folder."""
 
-import os
 import re
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -87,10 +85,6 @@ def normalize(images: Tensor, image_processor: BlipImageProcessorPil) -> Tensor:
 
 
 def save_checkpoint(model: PreTrainedModel, processor: BlipProcessor, folder: Path) -> None:
-    """Write model and processor to `folder`, file by file from a finished copy: a killed run leaves no torn file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as unfinished:
-        model.save_pretrained(unfinished)
-        processor.save_pretrained(unfinished)
-        for file in Path(unfinished).iterdir():
-            os.replace(file, folder / file.name)
+    """Write model and processor to `folder`."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)

@@ -28,7 +28,7 @@ from transformers import (
 
 from benchmarks.checkpoint import draw_vectors
 from blip_model import OVBlipModel
-from blip_openvino.apps import image_commands, search_commands
+from blip_openvino.apps import options, search_commands
 from blip_openvino.apps.blip import Blip
 from blip_openvino.apps.load import load
 from blip_openvino.data.easy_vqa import load_captions
@@ -219,7 +219,7 @@ def loaded(monkeypatch) -> list[Blip]:
         made.append(load(*given))
         return made[-1]
 
-    for commands in (image_commands, search_commands):
+    for commands in (options, search_commands):
         monkeypatch.setattr(commands, "load", keeping)
     return made
 
@@ -285,7 +285,7 @@ def address(converted, tmp_path_factory):
     from blip_openvino.apps.page import build_demo, launch_demo  # Gradio, which few tests need
 
     demo = build_demo(converted, example_inputs(EMBEDDED, tmp_path_factory.mktemp("examples")), "CPU")
-    yield launch_demo(demo, prevent_thread_lock=True, inline=False)
+    yield launch_demo(demo)
     demo.close()
 
 

@@ -25,8 +25,6 @@ from blip_openvino.ir.files import PRECISIONS, Part, architecture, load_config
 from blip_openvino.runtime.encoded import EncodedImages
 
 MODELS_KEPT = 2
-SCORES = ("log-probability", "similarity")
-"""What is no time in what `ModelFolder.ask` says of a reply."""
 IMAGES_KEPT = 3  # of each model; with its keys and values one takes some 90 MB at the size of BLIP base
 
 
@@ -36,7 +34,6 @@ class ModelFolder:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.config = load_config(self.folder)
-        self.architecture: str = self.config.architectures[0]
         self._models = Recent(MODELS_KEPT)
         self._reports: dict[tuple[str, str], CheckReport] = {}  # a report stays when its model has gone
 
@@ -121,8 +118,8 @@ class ModelFolder:
         """
         blip, recent = self.load(device, precision, {})
         contents = [Path(image).read_bytes() for image in images]
-        digest = hashlib.blake2b(b"".join(hashlib.blake2b(each).digest() for each in contents)).digest()
-        return blip.find_images(text, recent.get(digest, lambda: blip.encode_images(contents)), top)
+        digests = tuple(hashlib.blake2b(each).digest() for each in contents)
+        return blip.find_images(text, recent.get(digests, lambda: blip.encode_images(contents)), top)
 
 
 class Recent:

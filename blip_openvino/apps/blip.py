@@ -13,6 +13,7 @@ from itertools import islice
 import numpy as np
 
 from blip_model import ROWS_AT_ONCE, OVBlipModel
+from blip_openvino.apps.errors import extra
 from blip_openvino.runtime.arguments import check_pieces, resolve_settings
 from blip_openvino.runtime.decoder import DecoderState
 from blip_openvino.runtime.encoded import EncodedImages, EncoderTokens
@@ -156,12 +157,7 @@ class Blip:
         """
         encoded = self.encode_images(images)
         similarity = self.similarity(encoded, text)[:, 0]
-        return best_matches(similarity, lambda chosen: self.match_images(encoded[chosen], text), top, rerank)
-
-    def match_images(self, encoded: EncodedImages, text: str) -> np.ndarray:
-        """Image-text matching of many images with one text: probabilities [images] float32."""
-        inputs = self.processor(text=text)
-        return self.model.match(encoded, **{name: np.repeat(ids, len(encoded), axis=0) for name, ids in inputs.items()})
+        return best_matches(similarity, lambda chosen: self.match(encoded[chosen], [text]), top, rerank)
 
     def find_texts(
         self, image: ImageSource | EncodedImages, texts: Sequence[str], top: int = 5, rerank: int = 32
@@ -179,7 +175,8 @@ class Blip:
         check_pieces(settings, max(map(len, lists)), rows_at_once(lists[0]))
         answers = []
         for encoded, inputs, some_images, some_texts in self._batches(images, texts):
-            found = compute(encoded, **inputs, **generate, return_dict_in_generate=settings.is_plain)
+            with extra("convert"):  # sampling and constraints are done with PyTorch and transformers
+                found = compute(encoded, **inputs, **generate, return_dict_in_generate=settings.is_plain)
             if settings.is_plain:
                 sequences, scores = found.sequences, found.log_probabilities
             else:
@@ -240,7 +237,7 @@ def rows_at_once(images: Sequence[object]) -> int:
 
 
 def best_matches(
-    similarity: np.ndarray, match: Callable[[np.ndarray], np.ndarray], top: int, rerank: int
+    similarity: np.ndarray, match: Callable[[np.ndarray], Sequence[float]], top: int, rerank: int
 ) -> list[Match]:
     """The `top` best of many, by similarity [many], the first `rerank` anew by what `match` gives for their places."""
     order = np.argsort(-similarity, kind="stable")

@@ -38,7 +38,7 @@ class OneLineErrors(click.Group):
             raise click.ClickException(one_line(error)) from error
 
 
-@click.group(cls=OneLineErrors)
+@click.group(cls=OneLineErrors, context_settings={"show_default": True})
 @click.version_option(package_name="blip-openvino")
 def main() -> None:
     """Answer questions about images, caption them and match them with texts: BLIP on OpenVINO.
@@ -69,10 +69,8 @@ def convert(model: str, output: Path | None, image_size: int | None) -> None:
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--samples", type=click.IntRange(1), default=CALIBRATION_SAMPLES, show_default=True)
-@click.option(
-    "--weights", type=click.Choice(["int8", "int4"]), default="int8", show_default=True, help="The decoder's."
-)
+@click.option("--samples", type=click.IntRange(1), default=CALIBRATION_SAMPLES)
+@click.option("--weights", type=click.Choice(["int8", "int4"]), default="int8", help="The decoder's.")
 @click.option(
     "--data",
     help="Calibrate on your own: a folder of images, their texts in metadata.jsonl, or a dataset's name on the Hugging "
@@ -117,7 +115,7 @@ def report_check(folder: Path, device: str, precision: str | None, ov_config: di
 @click.option("--precision", "precisions", type=precision_type, multiple=True, help="Several compare with the first.")
 @inference_precision_option
 @click.option("--scenes", type=click.IntRange(1), help="On how many drawn scenes.  [default: 2000]")
-@click.option("--seed", type=click.IntRange(0), default=TEST_SEED, show_default=True, help="Where their seeds begin.")
+@click.option("--seed", type=click.IntRange(0), default=TEST_SEED, help="Where their seeds begin.")
 def evaluate(
     folder: Path,
     device: str,
@@ -182,7 +180,7 @@ def demo(folder: str, device: str, precision: str | None, index_folder: str | No
         opened = ImageIndex(index_folder)
         folder, precision = opened.model, precision or opened.precision
     page = build_demo(converted_folder(folder, precision), (), device, precision, opened)
-    click.echo(f"The demo is at {launch_demo(page, prevent_thread_lock=True)} (Ctrl+C ends it)")
+    click.echo(f"The demo is at {launch_demo(page)} (Ctrl+C ends it)")
     page.block_thread()
 
 

@@ -9,11 +9,10 @@ from typing import Literal
 
 import click
 
-from blip_openvino.apps.blip import Answer, Blip
+from blip_openvino.apps.blip import Answer
 from blip_openvino.apps.collections.command import Collection, write_collection
-from blip_openvino.apps.errors import extra, one_line, rounded
-from blip_openvino.apps.load import load
-from blip_openvino.apps.options import collection_options, generation_options, image_options
+from blip_openvino.apps.errors import one_line, rounded
+from blip_openvino.apps.options import collection_options, generation_options, image_options, load_for
 from blip_openvino.runtime.images import load_image
 
 Rows = list[dict[str, object]]
@@ -87,7 +86,7 @@ def write(
     """Write answers or captions into files where the options name any, else onto the terminal."""
     collection = Collection.of(images, texts, as_json, options)
     if collection.is_asked:
-        write_collection(collection, task, load_for, options)
+        write_collection(collection, task, options)
         return
     blip, generate = load_for(options)
 
@@ -106,15 +105,6 @@ def flat(answers: Sequence[Answer | list[Answer]]) -> list[Answer]:
     return [one for each in answers for one in (each if isinstance(each, list) else [each])]
 
 
-def load_for(options: dict) -> tuple[Blip, dict[str, object]]:
-    """The model that the options name, and the generation's arguments that they give."""
-    blip = load(*(options.pop(name) for name in ("model", "device", "precision", "ov_config")))
-    generate = {name: value for name, value in options.items() if value is not None}
-    if "temperature" in generate:
-        generate["do_sample"] = True
-    return blip, generate
-
-
 def print_rows(paths: Sequence[str], rows: Callable[[object], Rows], as_json: bool) -> None:
     """Print what `rows` gives for each image, a line each; a bad image's error, and exit with 1 at the end.
 
@@ -127,8 +117,7 @@ def print_rows(paths: Sequence[str], rows: Callable[[object], Rows], as_json: bo
         except (ValueError, OSError) as error:
             failed, found = True, [{"error": one_line(error)}]
         else:
-            with extra("convert"):  # sampling and constraints are done with PyTorch and transformers
-                found = rows(image)
+            found = rows(image)
         for each in found:
             row = {name: value if isinstance(value, str) else rounded(value) for name, value in each.items()}
             if as_json:

@@ -6,20 +6,19 @@ from collections.abc import Callable
 
 import click
 
-from blip_openvino.apps.blip import IMAGES_AT_ONCE
-from blip_openvino.apps.load import DEFAULT_MODEL
+from blip_openvino.apps.blip import IMAGES_AT_ONCE, Blip
+from blip_openvino.apps.load import DEFAULT_MODEL, load
 from blip_openvino.ir.files import PRECISIONS
 
 model_option = click.option(
     "--model",
     envvar="BLIP_MODEL",
     default=DEFAULT_MODEL,
-    show_default=True,
     show_envvar=True,
     help="A converted folder, a checkpoint's folder or a name on the Hugging Face Hub; the latter two are converted "
     "once into the user's cache directory.",
 )
-device_option = click.option("--device", default="AUTO", show_default=True, help="As OpenVINO names it: CPU, GPU, ...")
+device_option = click.option("--device", default="AUTO", help="As OpenVINO names it: CPU, GPU, ...")
 precision_type = click.Choice(PRECISIONS, case_sensitive=False)
 precision_option = click.option("--precision", type=precision_type, help="INT8 where it is there, else FP16.")
 inference_precision_option = click.option(
@@ -98,6 +97,16 @@ def collection_options(text: str) -> Decorator:
         click.option(
             "--batch",
             type=click.IntRange(1, IMAGES_AT_ONCE),
-            help=f"How many images are worked off together.  [default: {IMAGES_AT_ONCE}]",
+            default=IMAGES_AT_ONCE,
+            help="How many images are worked off together.",
         ),
     )
+
+
+def load_for(options: dict[str, object]) -> tuple[Blip, dict[str, object]]:
+    """The model that the options name, and the generation's arguments that they give."""
+    blip = load(*(options.pop(name) for name in ("model", "device", "precision", "ov_config")))
+    generate = {name: value for name, value in options.items() if value is not None}
+    if "temperature" in generate:
+        generate["do_sample"] = True
+    return blip, generate

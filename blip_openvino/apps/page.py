@@ -2,6 +2,7 @@
 
 demo = build_demo("build/blip-vqa-base", [("photo.jpg", "how many dogs are there?")])
 print(launch_demo(demo))
+demo.block_thread()  # in a script
 """
 
 import json
@@ -18,8 +19,8 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before gradio is imported
 import gradio as gr
 import openvino as ov
 
-from blip_openvino.apps.ask import SCORES, ModelFolder
-from blip_openvino.apps.collections.sources import item_at
+from blip_openvino.apps.ask import ModelFolder
+from blip_openvino.apps.collections.sources import read_file
 from blip_openvino.runtime.images import load_image
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ def build_demo(
     models = ModelFolder(folder)
     precision = precision or ("INT8" if "INT8" in models.precisions() else "FP16")
     blip, _ = models.load(device, precision, {})
-    writes = blip.model.text_decoder is not None
-    text_label, hint, button_label, reply_label, example_text = LABELS[models.architecture]
+    architecture, writes = models.config.architectures[0], blip.model.text_decoder is not None
+    text_label, hint, button_label, reply_label, example_text = LABELS[architecture]
     if example_text:
         examples = [(path, example_text) for path in dict(examples)]
 
@@ -102,7 +103,7 @@ def build_demo(
         limits = SCENES_ONLY if getattr(models.config, "trained_on", None) == "scenes" else ""
         gr.Markdown(f"# BLIP with OpenVINO\n\n{limits}")
         with gr.Row():
-            name = f"{models.folder.name}, {models.architecture}"
+            name = f"{models.folder.name}, {architecture}"
             gr.Textbox(name, label="Model", interactive=False, scale=2, min_width=320)
             devices = dict.fromkeys([*ov.Core().available_devices, "AUTO", device])
             chosen = [
@@ -172,7 +173,7 @@ def add_search(models: ModelFolder, chosen: list[gr.Dropdown], index: "ImageInde
             else:
                 blip, _ = models.load(device, precision, {})
                 found = index.search(blip, text, top=FOUND)
-                pictures = [load_image(item_at(each.path).read()) for each in found]
+                pictures = [load_image(read_file(each.path)) for each in found]
         except (ValueError, OSError) as error:
             raise gr.Error(str(error), print_exception=False) from error
         labels = [f"{each.match:.1%} (similarity {each.similarity:.3f})" for each in found]
@@ -189,22 +190,21 @@ def add_search(models: ModelFolder, chosen: list[gr.Dropdown], index: "ImageInde
 
 def stage_line(milliseconds: dict[str, float | bool]) -> str:
     """One line for a reader: `preprocess 1.2 ms · image reused · answer 2.1 ms · log-probability -0.012`."""
+    scores = ("log-probability", "similarity")
     return " · ".join(
-        stage if value is True else f"{stage} {value:.3f}" if stage in SCORES else f"{stage} {value:.1f} ms"
+        stage if value is True else f"{stage} {value:.3f}" if stage in scores else f"{stage} {value:.1f} ms"
         for stage, value in milliseconds.items()
         if value is not False
     )
 
 
-def launch_demo(demo: gr.Blocks, **options) -> str:
+def launch_demo(demo: gr.Blocks) -> str:
     """Serve the page on this machine only and return its address; in a notebook it shows below the cell.
 
     Where the notebook's server has jupyter-server-proxy, the page goes through that, which works from another machine
     too; else a line says what to do there.
     """
     proxy = jupyter_proxy()
-    if proxy:
-        options |= {"inline": False, "prevent_thread_lock": True}
     _, address, _ = demo.launch(
         server_name="127.0.0.1",
         share=False,
@@ -216,7 +216,8 @@ def launch_demo(demo: gr.Blocks, **options) -> str:
         # Fonts of the reader's system: the page asks no other machine for anything.
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         quiet=True,
-        **options,
+        prevent_thread_lock=True,
+        inline=False if proxy else None,  # None: in a notebook
     )
     port = demo.server_port
     if proxy:

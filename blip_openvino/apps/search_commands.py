@@ -11,7 +11,7 @@ import click
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from blip_openvino.apps.blip import IMAGES_AT_ONCE
-from blip_openvino.apps.collections.sources import find_items, item_at
+from blip_openvino.apps.collections.sources import find_items, read_file
 from blip_openvino.apps.errors import extra, rounded
 from blip_openvino.apps.load import for_many_images, load
 from blip_openvino.apps.options import device_option, precision_option
@@ -22,16 +22,11 @@ SHEET_COLUMNS, THUMBNAIL = 5, 220
 """Of the picture that `--show` writes: images in a row, and pixels a side of each."""
 
 
-def model_option(default: str):
-    """A retrieval checkpoint, by default the one that the index was made by."""
-    return click.option("--model", help=f"A retrieval checkpoint, as for match.  [default: the index's{default}]")
-
-
 @click.command()
 @click.argument("images", nargs=-1, metavar="IMAGE...")
 @click.option("--output", required=True, metavar="INDEX", help="The folder of the index, new or to be added to.")
 @click.option("--list", "list_file", metavar="FILE", help="Take the images that a text file names, one a line.")
-@model_option(f", else {RETRIEVAL_MODEL}")
+@click.option("--model", help=f"A retrieval checkpoint, as for match.  [default: the index's, else {RETRIEVAL_MODEL}]")
 @device_option
 @precision_option
 def index(
@@ -75,11 +70,11 @@ def index(
 @click.argument("index", metavar="INDEX")
 @click.option("--text", help="What the image shall show.")
 @click.option("--image", help="An image that it shall be like.")
-@click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="How many are shown.")
-@click.option("--rerank", type=click.IntRange(0), default=32, show_default=True, help="How many are matched anew.")
+@click.option("--top", type=click.IntRange(1), default=10, help="How many are shown.")
+@click.option("--rerank", type=click.IntRange(0), default=32, help="How many are matched anew.")
 @click.option("--show", type=click.Path(path_type=Path), help="Write them into a picture, best first.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-@model_option("")
+@click.option("--model", help="A retrieval checkpoint, as for match.  [default: the index's]")
 @device_option
 @precision_option
 def search(
@@ -125,7 +120,7 @@ def contact_sheet(paths: list[str]) -> Image.Image:
     for place, path in enumerate(paths):
         row, column = divmod(place, SHEET_COLUMNS)
         left, top = column * THUMBNAIL, row * (THUMBNAIL + line)
-        picture = ImageOps.contain(load_image(item_at(path).read()), (THUMBNAIL - 8, THUMBNAIL - 8))
+        picture = ImageOps.contain(load_image(read_file(path)), (THUMBNAIL - 8, THUMBNAIL - 8))
         sheet.paste(picture, (left + 4, top + 4))
         draw.text((left + 4, top + THUMBNAIL), Path(path).name[-30:], "black", font)
     return sheet

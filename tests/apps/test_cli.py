@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import EMBEDDED, check_report
 
+from blip_model import OVBlipModel
 from blip_openvino.apps import cli
-from blip_openvino.apps.blip import Blip
 from blip_openvino.data.scene_questions import scene_questions
 from blip_openvino.data.scenes import draw_scene, make_scenes
 from blip_openvino.evaluate import accuracy
@@ -115,7 +115,7 @@ def test_an_error_becomes_one_line_that_names_the_extra_where_one_is_missing(ask
     def fail(*arguments, **generate):
         raise error
 
-    monkeypatch.setattr(Blip, "caption", fail)
+    monkeypatch.setattr(OVBlipModel, "generate_caption", fail)
     assert error_of("caption", asked.image_path, "--temperature", "1") == f"Error: {message}\n"
 
 

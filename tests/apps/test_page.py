@@ -257,7 +257,7 @@ def retrieval(retrieval_folder, tmp_path_factory):
         # Its weights are random, whose similarities bf16 shifts by more than the check tolerates.
         monkeypatch.setattr(ask_module, "check_model", lambda *a: check_report(passed=True))
         demo = build_demo(retrieval_folder, device="CPU", precision="FP16", index=index)
-        yield blip, index, Client(launch_demo(demo, prevent_thread_lock=True, inline=False), verbose=False)
+        yield blip, index, Client(launch_demo(demo), verbose=False)
         demo.close()
 
 
@@ -308,7 +308,7 @@ def test_a_notebook_shows_the_page_through_its_proxy_or_says_what_to_do(monkeypa
     with gr.Blocks() as demo:
         gr.Textbox()
     monkeypatch.setenv("JPY_PARENT_PID", "1")
-    address = launch_demo(demo, prevent_thread_lock=True, inline=False)
+    address = launch_demo(demo)
     port = demo.server_port
     demo.close()
     assert f"ssh -L {port}:127.0.0.1:{port} THAT_MACHINE and open {address}" in capsys.readouterr().out

@@ -72,7 +72,7 @@ def test_a_failing_side_becomes_a_row_and_the_others_go_on(monkeypatch, tmp_path
     variants = {BASELINE: "fp32"} | {wrong: f"{wrong} INT8" for wrong in ("dies", "raises", "short", "off", "later")}
     monkeypatch.setattr(rounds, "CLASSES", {"fake": "tests.benchmarks.fake_sides:Fake"})
     sides = {name: Spec("fake", variant) for name, variant in variants.items()}
-    measured = Rounds(sides, tmp_path, Effort(rounds=2, seconds=0, load_again=True, batch=2))
+    measured = Rounds(sides, tmp_path, Effort(rounds=2, seconds=0, loads=3, batch=2))
     measured.run()
     failures, captions = measured.failures, {task for task in TASKS if "caption" in task or task == "batch"}
     assert failures["caption, 3 beams"]["dies"] == "died of SIGSEGV"
@@ -85,6 +85,7 @@ def test_a_failing_side_becomes_a_row_and_the_others_go_on(monkeypatch, tmp_path
     for task in TASKS:
         assert set(measured.seconds[task]) == set(variants) - set(failures[task])
         assert len(measured.seconds[task][BASELINE]) == 2
+    assert len(measured.seconds["load"][BASELINE]) == 3
     assert set(measured.parts()["vision model"]) == {BASELINE, "dies"}
 
 

@@ -5,22 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
-from blip_openvino.apps.blip import IMAGES_AT_ONCE, Blip
+from blip_openvino.apps.blip import IMAGES_AT_ONCE
 from blip_openvino.apps.collections.cluster import run_on_cluster
 from blip_openvino.apps.collections.pipeline import Run, Summary, run_collection
 from blip_openvino.apps.collections.sidecars import open_sidecars
 from blip_openvino.apps.collections.sinks import Sink, open_output
-from blip_openvino.apps.collections.sources import Item, Items, find_items, is_address, is_collection
-from blip_openvino.apps.collections.tables import read_table
+from blip_openvino.apps.collections.sources import Item, find_items, is_address, is_collection
+from blip_openvino.apps.collections.tables import ParquetItems, read_table
 from blip_openvino.apps.collections.worker import Job
 from blip_openvino.apps.load import converted_folder, for_many_images
+from blip_openvino.apps.options import load_for
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Collection:
     overwrite: bool = False
     cluster: str | None = None
     limit: int | None = None
-    batch: int | None = None
+    batch: int = IMAGES_AT_ONCE
 
     @classmethod
     def of(cls, images: tuple[str, ...], texts: tuple[str, ...], as_json: bool, options: dict[str, Any]) -> Collection:
@@ -56,9 +57,8 @@ class Collection:
         return bool(self.output or self.sidecar or self.metadata)
 
     def _check(self, as_json: bool) -> None:
-        values = asdict(self)
         names = {"list_file": "--list", "text_column": "the table's column of texts"}
-        given = {name for name, value in values.items() if value} - {"images", "texts"}
+        given = {each.name for each in fields(self) if getattr(self, each.name) != each.default} - {"images", "texts"}
 
         def named(name: str) -> str:
             return names.get(name, f"--{name.replace('_', '-')}")
@@ -88,7 +88,7 @@ class Collection:
         if not self.table and (self.image_column or self.text_column):
             raise click.UsageError("A column is of a table: add --table.")
 
-    def items(self) -> Items:
+    def items(self) -> list[Item] | ParquetItems:
         """The images, all of them."""
         if self.table:
             return read_table(self.table, self.image_column or "image", self.text_column)
@@ -102,20 +102,12 @@ class Collection:
         return open_sidecars(items, run.identity(), *places, overwrite=self.overwrite)
 
 
-def write_collection(
-    collection: Collection,
-    task: Literal["ask", "caption"],
-    load: Callable[[dict], tuple[Blip, dict[str, Any]]],
-    options: dict[str, Any],
-) -> None:
-    """Work a collection off, with a bar on a terminal; exit with 1 where an image or a question was bad.
-
-    `load` gives the model and the arguments of a generation that `options` name.
-    """
+def write_collection(collection: Collection, task: Literal["ask", "caption"], options: dict[str, Any]) -> None:
+    """Work a collection off, with a bar on a terminal; exit with 1 where an image or a question was bad."""
 
     def begin(**changed: object) -> Run:
-        blip, generate = load({**options, **changed})
-        return Run(blip, task, collection.texts, generate, str(options["model"]))
+        blip, generate = load_for({**options, **changed})
+        return Run(blip, task, collection.texts, generate, options["model"])
 
     write = write_on_cluster if collection.cluster else write_here
     try:
@@ -130,7 +122,7 @@ def write_collection(
 
 def write_here(collection: Collection, begin: Callable[..., Run], options: Mapping[str, Any]) -> Summary:
     """Work a collection off in this process."""
-    items, limit, batch = collection.items(), collection.limit, collection.batch or IMAGES_AT_ONCE
+    items, limit, batch = collection.items(), collection.limit, collection.batch
     total = min(len(items), limit or len(items)) * max(1, len(collection.texts))
     run = begin(ov_config=for_many_images(batch) | (options["ov_config"] or {}))
     with collection.sink(islice(items, limit), run) as sink:
@@ -143,10 +135,10 @@ def write_on_cluster(collection: Collection, begin: Callable[..., Run], options:
     if options["device"] not in ("AUTO", "CPU"):
         raise click.UsageError("--cluster runs on CPUs: leave --device out.")
     items = islice(collection.items(), collection.limit)
-    folder = converted_folder(str(options["model"]), options["precision"])
+    folder = converted_folder(options["model"], options["precision"])
     job = Job.of(begin(device="CPU"), folder, options["ov_config"])
     where = collection.output, collection.cluster, collection.overwrite
-    return run_on_cluster(job, items, *where, collection.batch or IMAGES_AT_ONCE, say_found)
+    return run_on_cluster(job, items, *where, collection.batch, say_found)
 
 
 def say_found(done: int, failed: int) -> None:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from blip_openvino.apps.blip import Blip, best_matches
 from blip_openvino.apps.collections.pipeline import batched
-from blip_openvino.apps.collections.sources import Item, filesystem, is_address, item_at
+from blip_openvino.apps.collections.sources import Item, filesystem, is_address, read_file
 from blip_openvino.apps.errors import one_line
 from blip_openvino.runtime.images import ImageSource, load_image
 
@@ -159,12 +159,8 @@ class ImageIndex:
         pictures = {found.path: picture for found in nearest[:rerank] if (picture := readable(found.path)) is not None}
         kept = [found for index, found in enumerate(nearest) if index >= rerank or found.path in pictures]
         encoded = blip.encode_images(list(pictures.values())) if pictures else None
-
-        def match(chosen: np.ndarray) -> np.ndarray:
-            return blip.match_images(encoded[chosen], text)
-
         similarity = np.array([found.similarity for found in kept])
-        best = best_matches(similarity, match, top, len(pictures))
+        best = best_matches(similarity, lambda chosen: blip.match(encoded[chosen], [text]), top, len(pictures))
         return [Found(kept[each.index].path, each.similarity, each.match) for each in best]
 
     def _nearest(self, vector: np.ndarray, count: int) -> list[Found]:
@@ -254,7 +250,7 @@ def stamp_of(path: str) -> str | None:
 def readable(path: str) -> Image.Image | None:
     """The image of a path, or None and a warning where it can no longer be read."""
     try:
-        return load_image(item_at(path).read())
+        return load_image(read_file(path))
     except (ValueError, OSError) as error:
         logger.warning("%s is left out, since it cannot be read: %s", path, error)
         return None

@@ -21,7 +21,7 @@ from PIL import Image
 from blip_openvino.apps.blip import IMAGES_AT_ONCE, Answer, Blip
 from blip_openvino.apps.collections.sinks import COLUMNS, Row, Sink, clean, key_of
 from blip_openvino.apps.collections.sources import Item
-from blip_openvino.apps.errors import extra, one_line, rounded
+from blip_openvino.apps.errors import one_line, rounded
 from blip_openvino.runtime.encoded import EncodedImages
 from blip_openvino.runtime.images import load_image
 
@@ -89,8 +89,7 @@ class Run:
 
     def _write(self, images: EncodedImages | Image.Image, texts: Sequence[str | None]) -> list[list[Answer]]:
         write = self.blip.ask if self.task == "ask" else self.blip.caption
-        with extra("convert"):  # sampling and constraints are done with PyTorch and transformers
-            found = write(images, list(texts), **self.generate)
+        found = write(images, list(texts), **self.generate)
         return [each if isinstance(each, list) else [each] for each in found]
 
 

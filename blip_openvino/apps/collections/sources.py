@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -44,14 +44,6 @@ class Item:
     def file_name(self) -> str:
         """Its path below `folder`."""
         return self.path.removeprefix(self.folder or "").lstrip("/\\")
-
-
-class Items(Protocol):
-    """A list of items, or what gives them anew each time as it reads a table."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Item]: ...
 
 
 def find_items(inputs: Iterable[str] = (), list_file: str | None = None) -> list[Item]:

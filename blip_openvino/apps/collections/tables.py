@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from blip_openvino.apps.collections.sources import Item, Items, filesystem, is_address, item_at, reaching, read_file
+from blip_openvino.apps.collections.sources import Item, filesystem, is_address, item_at, reaching, read_file
 from blip_openvino.apps.errors import extra
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ ROWS_AT_ONCE = 16
 """How many rows of a Parquet file are held at a time, the bytes of their images among them."""
 
 
-def read_table(table: str, image_column: str = "image", text_column: str | None = None) -> Items:
+def read_table(table: str, image_column: str = "image", text_column: str | None = None) -> list[Item] | ParquetItems:
     """The images of a table: a Parquet, CSV or JSONL file or its address.
 
     Args:
@@ -42,7 +42,7 @@ def read_table(table: str, image_column: str = "image", text_column: str | None 
         raise ValueError(f"{table} is no table; readable are {', '.join(SUFFIXES)}")
     wanted = [image_column] if text_column is None else [image_column, text_column]
     if table.endswith(".parquet"):
-        items: Items = ParquetItems(table, *wanted)
+        items: list[Item] | ParquetItems = ParquetItems(table, *wanted)
     else:
         lines = io.StringIO(read_file(table).decode("utf-8-sig"), newline="")
         rows = list(csv.DictReader(lines) if table.endswith(".csv") else _json_rows(table, lines))

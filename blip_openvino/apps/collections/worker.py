@@ -78,7 +78,7 @@ class Worker:
                 f"{platform.node()} has {differing}: give --inference-precision f32 where processors differ, "
                 "and one version of this package to all"
             )
-        self.run, self.batch, self.base = replace(run, texts=()), batch, job.base
+        self.run, self.batch, self.base = run, batch, job.base
 
     def __call__(self, listed: pyarrow.Table) -> pyarrow.Table:
         """The rows of some listed images."""
