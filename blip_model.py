@@ -25,7 +25,7 @@ from blip_openvino.runtime.decoder import DecoderState
 from blip_openvino.runtime.device import load_parts
 from blip_openvino.runtime.encoded import KEPT_BYTES, EncodedImages, EncoderTokens, TextModel, number_of
 from blip_openvino.runtime.inputs import as_prompts, check_pixels, check_text
-from blip_openvino.runtime.scores import log_probabilities
+from blip_openvino.runtime.scores import logsumexp
 
 if TYPE_CHECKING:
     from transformers import BlipConfig, PreTrainedModel
@@ -142,6 +142,10 @@ class OVBlipModel:
         request = images.request(self.text_encoder, input_ids.size // len(images))
         return request.infer({"input_ids": input_ids, "attention_mask": attention_mask}, share_inputs=True)
 
+    def read_questions(self, images: EncodedImages, input_ids: np.ndarray, attention_mask: np.ndarray) -> EncoderTokens:
+        """Questions, read as `read_texts` does, for the decoder to look at."""
+        return EncoderTokens(self.read_texts(images, input_ids, attention_mask)["last_hidden_state"], attention_mask)
+
     def generate_answer(
         self,
         pixel_values: Array | EncodedImages,
@@ -170,9 +174,8 @@ class OVBlipModel:
         ids, mask = check_text(self.config.text_config, input_ids, attention_mask)
         found = []
         for images, rows in self._pieces(pixel_values, len(ids), self.text_encoder, settings):
-            questions = self.read_texts(images, ids[rows], mask[rows])["last_hidden_state"]
-            start = np.full((len(questions), 1), self.decoder_start_token_id)
-            tokens = EncoderTokens(questions, mask[rows])
+            tokens = self.read_questions(images, ids[rows], mask[rows])
+            start = np.full((len(tokens), 1), self.decoder_start_token_id)
             found.append(self._generate(start, np.ones_like(start), tokens, settings))
         return like((pixel_values, input_ids), joined(found, self.config.text_config.pad_token_id))
 
@@ -241,7 +244,7 @@ class OVBlipModel:
         text_model: TextModel | PreTrainedModel,
         settings: GenerationSettings | None = None,
     ) -> Iterator[tuple[EncodedImages, slice]]:
-        """The images, encoded, and which texts are about them, as many at once as memory is meant for."""
+        """The encoded images and which texts are about them, in pieces that fit into memory."""
         number, at_once = number_of(pixel_values), ROWS_AT_ONCE
         if number not in (1, texts):
             raise ValueError(f"{number} images do not go with {texts} texts: give one image for all or one for each")
@@ -285,11 +288,11 @@ def greedy_search(
         settings.streamer.put(input_ids)
     for step in range(settings.max_new_tokens):
         logits = state.step(tokens[-1], attention_mask)
-        allowed = logits
+        norms = logsumexp(logits)
         if step < settings.min_new_tokens:
-            allowed = np.where(np.arange(logits.shape[1]) == settings.eos_token_id, -np.inf, logits)
-        chosen = np.where(ended, settings.pad_token_id, allowed.argmax(axis=1))
-        likely += np.where(ended, 0, log_probabilities(logits, chosen))
+            logits[:, settings.eos_token_id] = -np.inf
+        chosen = np.where(ended, settings.pad_token_id, logits.argmax(axis=1))
+        likely += np.where(ended, 0, logits[np.arange(len(chosen)), chosen] - norms)
         tokens.append(chosen[:, None])
         attention_mask = None  # what is written is seen
         if settings.streamer is not None:

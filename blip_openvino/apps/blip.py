@@ -6,7 +6,7 @@ print(blip.ask("photo.jpg", "how many dogs are there?"))
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -16,7 +16,7 @@ from blip_model import ROWS_AT_ONCE, OVBlipModel
 from blip_openvino.apps.errors import extra
 from blip_openvino.runtime.arguments import check_pieces, resolve_settings
 from blip_openvino.runtime.decoder import DecoderState
-from blip_openvino.runtime.encoded import EncodedImages, EncoderTokens
+from blip_openvino.runtime.encoded import EncodedImages
 from blip_openvino.runtime.images import ImageSource
 from blip_openvino.runtime.inputs import check_text
 from blip_openvino.runtime.processor import OVBlipProcessor
@@ -110,7 +110,7 @@ class Blip:
             raise ValueError("rank is about one image and one question: call it for each")
         encoded, inputs, _, _ = next(self._batches(image, question))
         check_text(config, **inputs)
-        tokens = self._read(encoded, inputs)
+        tokens = self.model.read_questions(encoded, **inputs)
         scores = rank_texts(self.model.text_decoder, tokens, ids, RANKED, config.sep_token_id, config.pad_token_id)
         likely = np.exp(scores - scores.max())
         order = np.argsort(-likely, kind="stable").tolist()
@@ -181,7 +181,7 @@ class Blip:
                 sequences, scores = found.sequences, found.log_probabilities
             else:
                 asks = compute == self.model.generate_answer
-                tokens = self._read(encoded, inputs) if asks else encoded
+                tokens = self.model.read_questions(encoded, **inputs) if asks else encoded
                 prompts = inputs["attention_mask"].sum(axis=1).max() - 1 if inputs and not asks else 1  # less [SEP]
                 ends = settings.eos_token_id, settings.pad_token_id
                 sequences = found
@@ -194,10 +194,6 @@ class Blip:
             ]
             answers += written if count > 1 else [each for (each,) in written]
         return answers if is_list(images) or is_list(texts) else answers[0]
-
-    def _read(self, images: EncodedImages, inputs: Mapping[str, np.ndarray]) -> EncoderTokens:
-        """The questions as the decoder looks at them."""
-        return EncoderTokens(self.model.read_texts(images, **inputs)["last_hidden_state"], inputs["attention_mask"])
 
     def _batches(self, images, texts) -> Iterator[tuple[EncodedImages, dict[str, np.ndarray], list, list]]:
         """Some encoded images, the inputs of the texts about them, and both as they were given, a row each."""

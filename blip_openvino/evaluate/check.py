@@ -31,8 +31,6 @@ INT4 0.010; of a smaller one, which knew less, INT8 0.016 and INT4 0.021. On ran
 """
 MATCHES = 5
 """How many times larger the error of a matching head's two logits may be: it does not average over many numbers."""
-LOST = {"FP16": 0.003, "INT8": 0.007, "INT4": 0.007}
-"""The largest share of right answers, 0.3 and 0.7 points, that a precision may cost over PyTorch in float32."""
 BEAMS = 3
 
 Reference = Mapping[str, np.ndarray]
@@ -179,8 +177,7 @@ def looked_at(
     for image in images:
         tokens = image
         if name == "answers":
-            ids, mask = texts_about(reference, image)
-            tokens = EncoderTokens(model.read_texts(image, ids, mask)["last_hidden_state"], mask)
+            tokens = model.read_questions(image, *texts_about(reference, image))
         yield tokens, np.arange(start, start + len(tokens))
         start += len(tokens)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from tqdm.auto import tqdm
 
 from blip_model import OVBlipModel
+from blip_openvino.evaluate.scores import Score
 from blip_openvino.runtime.processor import OVBlipProcessor
 
 MAX_NEW_TOKENS = 20
@@ -66,8 +67,8 @@ def vqa_score(answer: str, human_answers: Sequence[str]) -> float:
     return min(sum(said == normalize_answer(human) for human in human_answers) / 3, 1.0)
 
 
-def vqa_v2_accuracy(model: OVBlipModel, processor: OVBlipProcessor, records: Iterable[Mapping]) -> float:
-    """Mean VQA accuracy, from 0 to 1, of greedy answers 20 tokens long at most.
+def vqa_v2_accuracy(model: OVBlipModel, processor: OVBlipProcessor, records: Iterable[Mapping]) -> Score:
+    """VQA accuracy of greedy answers, 20 tokens long at most.
 
     Args:
         model, processor: of one visual question answering checkpoint.
@@ -85,4 +86,4 @@ def vqa_v2_accuracy(model: OVBlipModel, processor: OVBlipProcessor, records: Ite
         scores.append(vqa_score(answer, [human["answer"] for human in record["answers"] or ()]))
     if not scores:
         raise ValueError("there are no VQA v2 records to answer: give at least one")
-    return sum(scores) / len(scores)
+    return Score(sum(scores), len(scores))

@@ -319,11 +319,10 @@ def _read_part(core: ov.Core, path: Path, config: SimpleNamespace) -> ov.Model:
     if path.name not in [part.file() for part in Part]:
         again = f"run blip-ov optimize {path.parent}" + " --weights int4" * path.stem.endswith("_int4")
         wanted["optimizer"] = OPTIMIZER_VERSION
-    for file in (path, path.with_suffix(".bin")):
-        if not file.exists():
-            raise FileNotFoundError(f"{file} is missing: {again}")
     try:
         model = read_ir(core, path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error.filename} is missing: {again}") from error
     except ValueError as error:
         raise ValueError(f"{error}: {again}") from error
     found = read_stamp(model)

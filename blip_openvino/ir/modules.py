@@ -98,6 +98,7 @@ def cross_attention(layer: nn.Module, hidden_states: Tensor, encoder_hidden_stat
     keys_and_values = project(layer, encoder_hidden_states)
     key, value = keys_and_values[0], keys_and_values[1]
     heads, head_size = attention.num_attention_heads, attention.attention_head_size
+    # Scaled here: where attention itself scales, a step over eight images took OpenVINO 33 ms instead of 13 (Zen 5).
     query = attention.query(hidden_states) * head_size**-0.5
     query = query.reshape(mask.shape[0], -1, heads, head_size).transpose(1, 2)
     scores = query @ key.transpose(2, 3) + mask

@@ -117,27 +117,22 @@ def compress_weights(model: ov.Model, weights: str, ignored: Sequence[str] = ())
     """INT8 or INT4 weights, in place, but for nodes `ignored`: a step multiplies one token, so that reading weights is
     most of its time. No ranges are fixed for activations, which would cost accuracy; a device may still quantize them
     on the fly.
-
-    Raises:
-        ValueError: `weights` is neither "int8" nor "int4".
     """
     scope = nncf.IgnoredScope(names=list(ignored), validate=False)
     if weights == "int8":
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=scope)
-    if weights == "int4":
-        mode, backup = nncf.CompressWeightsMode.INT4_SYM, nncf.BackupMode.INT8_SYM  # of embeddings and last layer
-        # Groups of 64, or of 32 where a layer's width is no multiple of 64.
-        advanced = nncf.AdvancedCompressionParameters(group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST)
-        return nncf.compress_weights(
-            model,
-            mode=mode,
-            group_size=64,
-            ratio=1.0,
-            backup_mode=backup,
-            ignored_scope=scope,
-            advanced_parameters=advanced,
-        )
-    raise ValueError(f"weights is {weights!r}; it takes 'int8' or 'int4'")
+    mode, backup = nncf.CompressWeightsMode.INT4_SYM, nncf.BackupMode.INT8_SYM  # of embeddings and last layer
+    # Groups of 64, or of 32 where a layer's width is no multiple of 64.
+    advanced = nncf.AdvancedCompressionParameters(group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST)
+    return nncf.compress_weights(
+        model,
+        mode=mode,
+        group_size=64,
+        ratio=1.0,
+        backup_mode=backup,
+        ignored_scope=scope,
+        advanced_parameters=advanced,
+    )
 
 
 def quantize_text_encoder(model: ov.Model, samples: list[dict[str, np.ndarray]]) -> ov.Model:
@@ -155,9 +150,6 @@ def quantize_decoder(model: ov.Model, samples: list[dict[str, np.ndarray]], weig
 
     Weights are compressed first. The other way round, SmoothQuant's multiplications would land in front of products
     that they are not meant for.
-
-    Raises:
-        ValueError: `weights` is neither "int8" nor "int4".
     """
     projections = projection_names(model)
     compressed = compress_weights(model, weights, ignored=projections)
@@ -188,9 +180,12 @@ def optimize(folder: str | Path, dataset: datasets.Dataset, weights: str = "int8
         weights: of the decoder, "int8" or "int4".
 
     Raises:
-        FileNotFoundError, ValueError: the folder is not a converted model, or a part of it is missing or damaged.
+        FileNotFoundError, ValueError: the folder is not a converted model, or a part of it is missing or damaged; or
+            `weights` is something else.
         OSError: the folder cannot be written to.
     """
+    if weights not in ("int8", "int4"):
+        raise ValueError(f"weights is {weights!r}; it takes 'int8' or 'int4'")
     folder = Path(folder)
     config = load_config(folder)
     stamp = {

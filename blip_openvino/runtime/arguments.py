@@ -41,7 +41,7 @@ GENERATE_ARGUMENTS = {
 """The arguments of transformers' `generate` that do here what they say. The others would bring a second model or a
 cache of their own, ask for attentions that the compiled decoder does not give, or load code from the Hub."""
 NEUTRAL = {"do_sample": False, "use_cache": True}
-"""Settings that ask for nothing."""
+"""Settings that are transformers' defaults."""
 
 
 class Streamer(Protocol):
@@ -119,13 +119,13 @@ def resolve_settings(
     _check_values(config, settings, given)
     settings = _new_tokens(config, settings, given, prompt_lengths)
     own = {name: settings.pop(name) for name in GenerationSettings.__dataclass_fields__ if name in settings}
-    others = {name: value for name, value in settings.items() if name not in NEUTRAL or value != NEUTRAL[name]}
+    others = {name: value for name, value in settings.items() if (name, value) not in NEUTRAL.items()}
     return GenerationSettings(**own, others=others)
 
 
 def check_pieces(settings: GenerationSettings, rows: int, rows_at_once: int) -> None:
     """Raise ValueError where a batch is worked off in pieces, and something asked for would see one piece only."""
-    asked = [name for name in ROW_BY_ROW if getattr(settings, name, None) or settings.others.get(name)]
+    asked = [name for name in ROW_BY_ROW if settings.generate_kwargs().get(name)]
     if settings.is_plain:
         asked = [name for name in asked if name != "return_dict_in_generate"]  # pieces of it are put together
     if rows > rows_at_once and asked:

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 def is_tensor(values: object) -> bool:
     """Whether `values` is a tensor of PyTorch."""
     # While another thread imports torch, the module is there and its names are not: nobody has a tensor yet.
-    tensor_class = getattr(sys.modules.get("torch"), "Tensor", None)
-    return tensor_class is not None and isinstance(values, tensor_class)
+    return isinstance(values, getattr(sys.modules.get("torch"), "Tensor", ()))
 
 
 def as_array(values: Array, name: str) -> np.ndarray:

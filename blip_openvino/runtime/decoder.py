@@ -36,7 +36,7 @@ class DecoderState:
         self.beam_idx = np.asarray(beam_idx, np.int32)
 
     def step(self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None) -> np.ndarray:
-        """Feed the new tokens [rows, T] int64, masked by [rows, T] int64 or not at all; earlier ones stay as they were.
+        """Feed new tokens [rows, T] int64 and their mask (None: all are seen); the mask of earlier ones is kept.
 
         Returns:
             The logits [rows, vocabulary] float32 of the last position.

@@ -9,7 +9,7 @@ MAPS = Path("/proc/self/maps")
 
 
 def release_pages(folders: Iterable[Path]) -> None:
-    """Take the pages of files of these folders that are mapped read-only out of memory.
+    """Drop the pages of these folders' files that are mapped read-only from memory.
 
     The mappings stay: a page that is needed again is read from its file again. OpenVINO 2026.4 keeps a model's weights
     beside those that it packs from them, 346 MB of BLIP base at INT8, and packs anew only for an unusual shape; what it

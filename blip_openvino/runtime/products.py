@@ -24,10 +24,8 @@ def products_by_mlas(model: ov.Model) -> None:
     projections. Where few tokens are multiplied, reading weights takes longer than arithmetic: leave those in FP16.
     """
     beginnings = []
-    for product in [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]:
-        weights = product.input_value(1).get_node()
-        if weights.get_type_name() == "Convert" and weights.input_value(0).get_node().get_type_name() == "Constant":
-            product.input(1).replace_source_output(opset.constant(float_weights(product.input_value(1))).output(0))
+    for product in [node for node in model.get_ordered_ops() if is_fp16_product(node)]:
+        product.input(1).replace_source_output(opset.constant(float_weights(product.input_value(1))).output(0))
         bias = only_reader(product.output(0), {"Add"})
         last = bias.get_node() if bias else product
         if only_reader(last.output(0), {"Gelu"}):
@@ -78,7 +76,7 @@ def convolve(channels: ov.Output | ov.Node, kernel: ov.Node) -> ov.Node:
 
 
 def float_weights(weights: ov.Output) -> np.ndarray:
-    """What weights in FP16, in INT8 with scales, or as they are, come to in float32."""
+    """Weights (in FP16, in INT8 with scales, or as they are) in float32."""
     node = weights.get_node()
     if node.get_type_name() == "Multiply":
         return float_weights(node.input_value(0)) * float_weights(node.input_value(1))

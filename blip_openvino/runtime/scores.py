@@ -10,12 +10,7 @@ from blip_openvino.runtime.decoder import DecoderState
 from blip_openvino.runtime.encoded import EncoderTokens, TextModel
 
 
-def log_probabilities(logits: np.ndarray, input_ids: np.ndarray) -> np.ndarray:
-    """How likely each token [...] was, by the logits [..., vocabulary] before it: [...] float32."""
-    return np.take_along_axis(logits, input_ids[..., None], axis=-1)[..., 0] - log_normalizers(logits)
-
-
-def log_normalizers(logits: np.ndarray) -> np.ndarray:
+def logsumexp(logits: np.ndarray) -> np.ndarray:
     """What to take from each logit for its log-probability: of logits [..., vocabulary], [...] float32."""
     most = logits.max(axis=-1, keepdims=True)
     return np.log(np.exp(logits - most).sum(axis=-1)) + most[..., 0]
@@ -24,7 +19,7 @@ def log_normalizers(logits: np.ndarray) -> np.ndarray:
 def score_texts(
     state: DecoderState, input_ids: np.ndarray, begun: int, eos_token_id: int | Sequence[int], pad_token_id: int
 ) -> np.ndarray:
-    """The log-probability of texts, read at once: of each token after the first `begun`, which were given, to the end.
+    """The log-probability of each text after its first `begun` tokens, its end included; all are read at once.
 
     Args:
         state: new, or having read a token that all texts begin with.
@@ -35,7 +30,9 @@ def score_texts(
     """
     mask = ((input_ids != pad_token_id).cumsum(axis=1) > 0).astype(np.int64)
     logits = state.read(input_ids[:, :-1], mask[:, :-1], input_ids.shape[1] - begun)
-    found, is_end = log_probabilities(logits, input_ids[:, begun:]), np.isin(input_ids[:, begun:], eos_token_id)
+    written = input_ids[:, begun:]
+    found = np.take_along_axis(logits, written[..., None], axis=-1)[..., 0] - logsumexp(logits)
+    is_end = np.isin(written, eos_token_id)
     return np.where(is_end.cumsum(axis=1) - is_end == 0, found, 0).sum(axis=1)
 
 
@@ -60,7 +57,7 @@ def rank_texts(
     """
     state = DecoderState(text_decoder, tokens)
     logits = state.step(input_ids[:1, :1])[0]
-    first = logits[input_ids[:, 1]] - np.logaddexp.reduce(logits)
+    first = logits[input_ids[:, 1]] - logsumexp(logits)
     best = np.argsort(-first, kind="stable")[:most]
     state.reorder_cache(np.zeros(len(best)))
     scores = np.full(len(input_ids), -np.inf, np.float32)

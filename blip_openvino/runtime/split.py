@@ -16,15 +16,8 @@ from blip_openvino.ir.files import CROSS, named_outputs
 
 
 def keys_and_values(model: ov.Model) -> dict[str, ov.Output]:
-    """What each layer's cross-attention reads, [2, E, heads, N, head size], by name: `cross.0`, `cross.1`, ...
-
-    Raises:
-        ValueError: there are none, so this is no text model of BLIP.
-    """
-    found = {name: output for name, output in named_outputs(model).items() if name.startswith(CROSS)}
-    if not found:
-        raise ValueError(f"{model.get_friendly_name()} has no tensors named {CROSS}*: convert the checkpoint anew")
-    return found
+    """What each layer's cross-attention reads, [2, E, heads, N, head size], by name: `cross.0`, `cross.1`, ..."""
+    return {name: output for name, output in named_outputs(model).items() if name.startswith(CROSS)}
 
 
 def insert_after(output: ov.Output, make: Callable[[ov.Output], ov.Node]) -> None:
@@ -40,7 +33,7 @@ def size_of(output: ov.Output, axis: int) -> ov.Node:
     return opset.gather(opset.shape_of(output), opset.constant([axis]), opset.constant(0))
 
 
-def split_projections(model: ov.Model, element_type: ov.Type = ov.Type.f32, keep_tokens: bool = False) -> ov.Model:
+def split_projections(model: ov.Model, element_type: ov.Type, keep_tokens: bool) -> ov.Model:
     """Cut `model` in two, in place: it takes cross-attention's keys and values in place of the encoder's tokens.
 
     Args:
@@ -126,7 +119,7 @@ def keep_cache(model: ov.Model) -> None:
 
 
 def keep_some_logits(model: ov.Model) -> None:
-    """Give the decoder an input `logits_to_keep` [1] int64, in place: of how many last positions it gives logits.
+    """Give the decoder an input `logits_to_keep` [1] int64, in place: it gives logits of that many last positions.
 
     While a text is written one is read, and the product with the vocabulary is a good part of a step.
     """

@@ -9,7 +9,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from blip_openvino.apps.blip import Answer, Blip
 from blip_openvino.apps.load import load
 from blip_openvino.data.easy_vqa import ANSWERS
-from blip_openvino.evaluate.check import LOST
+from blip_openvino.evaluate.accuracy import LOST
 
 TOLERANCE = 0.05
 """Of a log-probability in float32 arithmetic with FP16 weights: the likely ones are within 0.001, of -11 some 0.01."""

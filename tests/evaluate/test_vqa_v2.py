@@ -71,7 +71,7 @@ def accuracy(answers: list[str], *human_answers: list[str]) -> float:
     processor.decode.side_effect = answers
     answers_of = [[{"answer": text} for text in texts] for texts in human_answers]
     records = [{"image": None, "question": "?", "answers": each} for each in answers_of]
-    return vqa_v2_accuracy(MagicMock(), processor, iter(records))
+    return vqa_v2_accuracy(MagicMock(), processor, iter(records)).rate
 
 
 def test_vqa_v2_accuracy_is_the_mean_over_records():

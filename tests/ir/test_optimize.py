@@ -9,7 +9,7 @@ import pytest
 
 from blip_openvino.ir.calibration import calibration_dataset, scene_texts
 from blip_openvino.ir.files import Part, load_config, read_parts, weight_sizes
-from blip_openvino.ir.optimize import calibration_inputs, compress_weights, optimize
+from blip_openvino.ir.optimize import calibration_inputs, optimize
 from blip_openvino.runtime.products import is_int8_product
 
 
@@ -42,12 +42,15 @@ def test_same_calibration_data_reuses_everything_and_other_data_quantizes_anew(q
     assert caplog.text.count("making it, the one there has calibration") == 3
 
 
-def test_empty_calibration_set_and_unknown_weights_are_refused(converted, processor):
+def test_an_empty_calibration_set_is_refused(converted, processor):
     parts = read_parts(ov.Core(), converted, load_config(converted), "FP16")
     with pytest.raises(ValueError, match="the calibration dataset is empty"):
         calibration_inputs(scene_texts(True, 0), processor, parts)
-    with pytest.raises(ValueError, match="weights is 'int3'; it takes 'int8' or 'int4'"):
-        compress_weights(parts[Part.TEXT_DECODER], "int3")
+
+
+def test_unknown_weights_are_refused_before_anything_is_written(converted):
+    with pytest.raises(ValueError, match="weights is 'fp16'; it takes 'int8' or 'int4'"):
+        optimize(converted, scene_texts(True, 1), "fp16")
 
 
 def test_attention_of_the_text_encoder_is_not_quantized(quantized):

@@ -21,8 +21,7 @@ from blip_openvino.data.easy_vqa import load_captions, question_type
 from blip_openvino.data.scene_captions import caption
 from blip_openvino.data.scene_questions import KINDS, scene_questions
 from blip_openvino.data.scenes import draw_scene, make_scenes
-from blip_openvino.evaluate.accuracy import SCENES, answer_each, caption_images, measure_accuracy
-from blip_openvino.evaluate.check import LOST
+from blip_openvino.evaluate.accuracy import LOST, SCENES, answer_each, caption_images, measure_accuracy
 from blip_openvino.evaluate.scores import Score, exact_match, scores_by_kind
 from blip_openvino.ir.checkpoint import TorchBlip, generate_caption, load_checkpoint
 from blip_openvino.ir.convert import convert

@@ -14,7 +14,7 @@ from transformers import BlipTextConfig
 from blip_openvino.runtime import generate
 from blip_openvino.runtime.arguments import GenerationSettings, resolve_settings
 from blip_openvino.runtime.arrays import SearchOutput
-from blip_openvino.runtime.beams import beam_search, take_likeliest
+from blip_openvino.runtime.beams import beam_search, top_k
 
 WORDS, END = 9, 4
 CONFIG = SimpleNamespace(vocab_size=WORDS, max_position_embeddings=512, sep_token_id=END, pad_token_id=0)
@@ -106,6 +106,6 @@ def test_who_follows_beams_gets_nothing_until_the_end_and_can_leave(fp16_model, 
 
 def test_the_likeliest_are_found_in_order():
     logits = np.random.default_rng(0).normal(size=(4, 50)).astype(np.float32)
-    tokens, values = take_likeliest(logits.copy(), 7)
+    tokens, values = top_k(logits.copy(), 7)
     assert np.array_equal(tokens, np.argsort(-logits, axis=1)[:, :7])
     assert np.array_equal(values, -np.sort(-logits, axis=1)[:, :7])

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from blip_openvino.evaluate.accuracy import exact_match
-from blip_openvino.evaluate.check import LOST
+from blip_openvino.evaluate.accuracy import LOST, exact_match
 from blip_openvino.runtime.device import CPUINFO
 
 NEEDED = {
