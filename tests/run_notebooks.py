@@ -27,6 +27,7 @@ def run_notebook(path: Path, output: Path) -> None:
         notebook,
         timeout=None,
         record_timing=False,
+        coalesce_streams=True,
         kernel_name="python3",
         resources={"metadata": {"path": "."}},
     )
@@ -37,12 +38,16 @@ def run_notebook(path: Path, output: Path) -> None:
         client.execute()
     finally:
         for cell in notebook.cells:
-            if cell.cell_type == "code":  # the page of the demo is gone with its kernel
-                cell.outputs = [
-                    each for each in cell.outputs if "<iframe" not in each.get("data", {}).get("text/html", "")
-                ]
+            if cell.cell_type == "code":
+                cell.outputs = [each for each in cell.outputs if not is_gone(each.get("data", {}))]
         output.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, output)
+
+
+def is_gone(data: NotebookNode) -> bool:
+    """Whether an output is over with its kernel: the page of the demo, and progress bars, tqdm's and rich's."""
+    plain = data.get("text/plain", "-")
+    return "<iframe" in data.get("text/html", "") or "%|" in plain or plain in ("Output()", "")
 
 
 def results(notebook: NotebookNode) -> str:
