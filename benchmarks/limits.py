@@ -125,9 +125,8 @@ def text_layers(g: Geometry, precision: Precision, rows: int, new: int, past: in
     """
     encoder_rows, encoder_tokens = encoder
     weights = 6 * g.width**2 + 2 * g.width * g.inner  # self-attention, query and output; feed-forward
-    attention = (
-        2 * 2 * rows * new * (past + new + encoder_tokens) * g.width
-    )  # scores, and their product with the values
+    # Attention's scores, and their product with the values.
+    attention = 2 * 2 * rows * new * (past + new + encoder_tokens) * g.width
     operations = 2 * rows * new * weights + attention
     kept = 2 * g.width * (rows * past + encoder_rows * encoder_tokens)
     return Work(g.layers * operations, g.layers * (precision.layer_bytes * weights + STATE_BYTES * kept))

@@ -131,7 +131,7 @@ class Rounds:
             self.turns("load", list(self.sides), self.load)
             whole = [side for side, spec in self.sides.items() if spec.tasks is None]
             for _ in range(self.effort.loads - 1):
-                self.turns("load", whole, self.load)
+                self.turns("load", [side for side in whole if side not in self.failures["load"]], self.load)
             if self.effort.loads > 1:
                 caching = [side for side in whole if self.sides[side].family in CACHING]
                 self.turns("load, model cache", caching, self.load_cached)

@@ -4,7 +4,9 @@ The executed copies go to `build/`. A cell tagged `result` prints what a reader 
 a cell raises, the exit code is 1 and the last line says which notebook and why.
 """
 
+import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -40,6 +42,7 @@ def run_notebook(path: Path, output: Path) -> None:
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs = [each for each in cell.outputs if not is_gone(each.get("data", {}))]
+        keep_shown_widgets(notebook)
         output.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, output)
 
@@ -48,6 +51,19 @@ def is_gone(data: NotebookNode) -> bool:
     """Whether an output is over with its kernel: the page of the demo, and progress bars, tqdm's and rich's."""
     plain = data.get("text/plain", "-")
     return "<iframe" in data.get("text/html", "") or "%|" in plain or plain in ("Output()", "")
+
+
+def keep_shown_widgets(notebook: NotebookNode) -> None:
+    """Forget the state of widgets that no output shows."""
+    for saved in notebook.metadata.get("widgets", {}).values():
+        shown = re.findall(r'"model_id": "(\w+)"', json.dumps(notebook.cells))
+        kept = {}
+        while shown:
+            model = shown.pop()
+            if model in saved.state and model not in kept:
+                kept[model] = saved.state[model]
+                shown += re.findall(r"IPY_MODEL_(\w+)", json.dumps(kept[model]))
+        saved.state = kept
 
 
 def results(notebook: NotebookNode) -> str:

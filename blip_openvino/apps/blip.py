@@ -69,6 +69,7 @@ class Blip:
     Raises:
         ValueError: an image, a text or an argument is wrong, or the checkpoint cannot do this; the message names it.
         OSError: an image cannot be read.
+        ImportError: an argument takes PyTorch and transformers, and the extra `convert` is not installed.
     """
 
     model: OVBlipModel

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Gradio keeps uploads of all processes in one folder, by content, and a page that closes deletes its own: of two pages
 # with the same photo one would take the other's. This folder is this process's, and goes with it.
-UPLOADS = TemporaryDirectory(prefix="blip-ov-page-", dir=os.environ.get("GRADIO_TEMP_DIR"))
+UPLOADS = TemporaryDirectory(prefix="blip-ov-page-")
 os.environ["GRADIO_TEMP_DIR"] = UPLOADS.name
 
 CONCURRENCY = 8  # requests computed at once; more wait
@@ -199,7 +199,7 @@ def stage_line(milliseconds: dict[str, float | bool]) -> str:
 
 
 def launch_demo(demo: gr.Blocks) -> str:
-    """Serve the page on this machine only and return its address; in a notebook it shows below the cell.
+    """Serve the page on this machine only and return its address at once; in a notebook it shows below the cell.
 
     Where the notebook's server has jupyter-server-proxy, the page goes through that, which works from another machine
     too; else a line says what to do there.

@@ -197,7 +197,7 @@ def test_demo_serves_the_page_of_a_folder(asked, converted, monkeypatch):
     calls = []
     page = SimpleNamespace(
         build_demo=lambda *arguments: calls.append(arguments) or SimpleNamespace(block_thread=lambda: None),
-        launch_demo=lambda demo, **options: "http://127.0.0.1:7860",
+        launch_demo=lambda demo: "http://127.0.0.1:7860",
     )
     monkeypatch.setitem(sys.modules, "blip_openvino.apps.page", page)
     assert "http://127.0.0.1:7860" in run("demo", "--device", "CPU").stdout

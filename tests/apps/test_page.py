@@ -136,7 +136,7 @@ def test_api_reads_no_file_that_was_not_uploaded(address):
     assert "event: error" in requests.get(f"{call}/{event}").text
 
 
-def test_uploads_of_a_process_are_no_other_ones_and_go_with_it(address):
+def test_each_process_keeps_uploads_in_a_folder_of_its_own_and_removes_it(address):
     """Else of two pages that were given one photo, the one that ends first takes it from the other."""
     code = "from blip_openvino.apps import page; print(page.gr.utils.get_upload_folder())"
     other = Path(subprocess.check_output([sys.executable, "-c", code], text=True).strip())
@@ -300,8 +300,6 @@ def test_page_is_served_on_this_machine_only_and_reports_nothing(address, client
         assert probe.connect_ex(("127.0.0.2", int(port))) != 0
     assert client.config["analytics_enabled"] is False
     assert client.config["run_history"] is False
-    with pytest.raises(TypeError, match="share"):
-        launch_demo(gr.Blocks(), share=True)
 
 
 def test_a_notebook_shows_the_page_through_its_proxy_or_says_what_to_do(monkeypatch, capsys):
@@ -309,6 +307,7 @@ def test_a_notebook_shows_the_page_through_its_proxy_or_says_what_to_do(monkeypa
         gr.Textbox()
     monkeypatch.setenv("JPY_PARENT_PID", "1")
     address = launch_demo(demo)
+    assert demo.share is False
     port = demo.server_port
     demo.close()
     assert f"ssh -L {port}:127.0.0.1:{port} THAT_MACHINE and open {address}" in capsys.readouterr().out

@@ -48,9 +48,12 @@ def test_an_empty_calibration_set_is_refused(converted, processor):
         calibration_inputs(scene_texts(True, 0), processor, parts)
 
 
-def test_unknown_weights_are_refused_before_anything_is_written(converted):
+def test_unknown_weights_are_refused_before_anything_is_written(converted, tmp_path):
+    folder = shutil.copytree(converted, tmp_path / "copy")
+    before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     with pytest.raises(ValueError, match="weights is 'fp16'; it takes 'int8' or 'int4'"):
-        optimize(converted, scene_texts(True, 1), "fp16")
+        optimize(folder, scene_texts(True, 1), "fp16")
+    assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == before
 
 
 def test_attention_of_the_text_encoder_is_not_quantized(quantized):

@@ -58,7 +58,8 @@ class Collection:
 
     def _check(self, as_json: bool) -> None:
         names = {"list_file": "--list", "text_column": "the table's column of texts"}
-        given = {each.name for each in fields(self) if getattr(self, each.name) != each.default} - {"images", "texts"}
+        chosen = [each.name for each in fields(self) if getattr(self, each.name) not in (each.default, "")]
+        given = set(chosen) - {"images", "texts"}
 
         def named(name: str) -> str:
             return names.get(name, f"--{name.replace('_', '-')}")
