@@ -49,7 +49,8 @@ def test_a_large_batch_is_worked_off_in_pieces_with_equal_results(
     fp16_model, easy_vqa, asked, monkeypatch, projected, few
 ):
     pixel_values, batch = asked
-    images = fp16_model.encode_images(pixel_values)
+    # Read without keys and values, as parts of them are: in bf16 the other way differs by what rounding does.
+    images = fp16_model.encode_images(pixel_values, reused=False)
     beams = {"num_beams": 2, "num_return_sequences": 2}
     generations = [
         lambda: fp16_model.generate_answer(pixel_values, **batch),
