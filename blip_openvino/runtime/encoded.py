@@ -12,8 +12,8 @@ KEPT_BYTES = 384 * 2**20
 """What a call may hold in keys and values of images at once: a larger batch is worked off in pieces."""
 UNPROJECTED_TOKENS = 20
 """How many tokens of text about an image, padding among them, are at most read without keys and values. To make and
-read those took as long with 35 tokens at INT8 and 64 at FP16 (BLIP base on Zen 5), with 18 at INT8 where that was held
-to AVX-512 VNNI, and in an earlier version on Zen 4 with 17 to 26 at INT8 and 35 at FP16."""
+read those took as long with 26 to 30 tokens at INT8 and some 55 at FP16 (BLIP base on Zen 5), and in an earlier version
+on Zen 4 with 17 to 26 at INT8 and 35 at FP16."""
 TOKENS = "encoder_hidden_states"
 
 
