@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from blip_openvino.data.scenes import IMAGE_SIZE
+from blip_openvino.ir.files import staging
 
 MAX_QUESTION_TOKENS = 512
 HIDDEN_SIZE, PATCH_SIZE = 160, 12
@@ -85,6 +86,9 @@ def normalize(images: Tensor, image_processor: BlipImageProcessorPil) -> Tensor:
 
 
 def save_checkpoint(model: PreTrainedModel, processor: BlipProcessor, folder: Path) -> None:
-    """Write model and processor to `folder`."""
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    """Write model and processor to `folder`, file by file from a finished copy: a killed run leaves no torn file."""
+    with staging(folder) as staged:
+        model.save_pretrained(staged)
+        processor.save_pretrained(staged)
+        for file in staged.iterdir():
+            file.replace(folder / file.name)

@@ -113,11 +113,21 @@ def quantize(model: ov.Model, samples: list, ignored: Sequence[str] = ()) -> ov.
     )
 
 
+def check_weights(weights: str) -> None:
+    """Raise ValueError where the decoder has no such weights."""
+    if weights not in ("int8", "int4"):
+        raise ValueError(f"weights is {weights!r}; it takes 'int8' or 'int4'")
+
+
 def compress_weights(model: ov.Model, weights: str, ignored: Sequence[str] = ()) -> ov.Model:
     """INT8 or INT4 weights, in place, but for nodes `ignored`: a step multiplies one token, so that reading weights is
     most of its time. No ranges are fixed for activations, which would cost accuracy; a device may still quantize them
     on the fly.
+
+    Raises:
+        ValueError: `weights` is neither "int8" nor "int4".
     """
+    check_weights(weights)
     scope = nncf.IgnoredScope(names=list(ignored), validate=False)
     if weights == "int8":
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=scope)
@@ -150,6 +160,9 @@ def quantize_decoder(model: ov.Model, samples: list[dict[str, np.ndarray]], weig
 
     Weights are compressed first. The other way round, SmoothQuant's multiplications would land in front of products
     that they are not meant for.
+
+    Raises:
+        ValueError: `weights` is neither "int8" nor "int4".
     """
     projections = projection_names(model)
     compressed = compress_weights(model, weights, ignored=projections)
@@ -184,8 +197,7 @@ def optimize(folder: str | Path, dataset: datasets.Dataset, weights: str = "int8
             `weights` is something else.
         OSError: the folder cannot be written to.
     """
-    if weights not in ("int8", "int4"):
-        raise ValueError(f"weights is {weights!r}; it takes 'int8' or 'int4'")
+    check_weights(weights)  # "fp16" would name the files that it is made of
     folder = Path(folder)
     config = load_config(folder)
     stamp = {

@@ -125,7 +125,8 @@ def resolve_settings(
 
 def check_pieces(settings: GenerationSettings, rows: int, rows_at_once: int) -> None:
     """Raise ValueError where a batch is worked off in pieces, and something asked for would see one piece only."""
-    asked = [name for name in ROW_BY_ROW if settings.generate_kwargs().get(name)]
+    given = settings.generate_kwargs()
+    asked = [name for name in ROW_BY_ROW if given.get(name)]
     if settings.is_plain:
         asked = [name for name in asked if name != "return_dict_in_generate"]  # pieces of it are put together
     if rows > rows_at_once and asked:

@@ -300,6 +300,8 @@ def test_page_is_served_on_this_machine_only_and_reports_nothing(address, client
         assert probe.connect_ex(("127.0.0.2", int(port))) != 0
     assert client.config["analytics_enabled"] is False
     assert client.config["run_history"] is False
+    with pytest.raises(TypeError, match="share"):
+        launch_demo(gr.Blocks(), share=True)
 
 
 def test_a_notebook_shows_the_page_through_its_proxy_or_says_what_to_do(monkeypatch, capsys):

@@ -9,7 +9,7 @@ import pytest
 
 from blip_openvino.ir.calibration import calibration_dataset, scene_texts
 from blip_openvino.ir.files import Part, load_config, read_parts, weight_sizes
-from blip_openvino.ir.optimize import calibration_inputs, optimize
+from blip_openvino.ir.optimize import calibration_inputs, compress_weights, optimize
 from blip_openvino.runtime.products import is_int8_product
 
 
@@ -46,6 +46,12 @@ def test_an_empty_calibration_set_is_refused(converted, processor):
     parts = read_parts(ov.Core(), converted, load_config(converted), "FP16")
     with pytest.raises(ValueError, match="the calibration dataset is empty"):
         calibration_inputs(scene_texts(True, 0), processor, parts)
+
+
+def test_unknown_weights_are_refused(converted):
+    parts = read_parts(ov.Core(), converted, load_config(converted), "FP16")
+    with pytest.raises(ValueError, match="weights is 'int3'; it takes 'int8' or 'int4'"):
+        compress_weights(parts[Part.TEXT_DECODER], "int3")
 
 
 def test_unknown_weights_are_refused_before_anything_is_written(converted, tmp_path):
