@@ -12,7 +12,7 @@ from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 
 
 class Past:
-    """What `generate` keeps between steps as `past_key_values`."""
+    """What `generate` keeps between steps as its `cache`."""
 
     is_compileable = False
 
@@ -48,17 +48,17 @@ def _forward(
     input_ids: Tensor,
     encoder_hidden_states: Tensor,
     attention_mask: Tensor | None = None,
-    past_key_values: object = None,
+    cache: object = None,
     **kwargs,
 ) -> CausalLMOutputWithCrossAttentions:
-    """The first step's `past_key_values` is the empty cache that `generate` made: it is of no use here."""
-    past = past_key_values if isinstance(past_key_values, Past) else Past()
+    """The first step's `cache` is the empty cache that `generate` made: it is of no use here."""
+    past = cache if isinstance(cache, Past) else Past()
     past.length += input_ids.shape[1]
     if attention_mask is None:  # of ones, which `generate` may leave out
         attention_mask = torch.ones(len(input_ids), past.length, dtype=torch.int64)
     inputs = (input_ids, attention_mask, encoder_hidden_states)
     logits = step(past, *(np.ascontiguousarray(each.numpy()) for each in inputs))
-    return CausalLMOutputWithCrossAttentions(logits=torch.from_numpy(logits), past_key_values=past)
+    return CausalLMOutputWithCrossAttentions(logits=torch.from_numpy(logits), cache=past)
 
 
 def begin(text_decoder: PreTrainedModel, encoder_hidden_states: np.ndarray, **settings) -> Tensor:

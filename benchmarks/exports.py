@@ -52,7 +52,7 @@ def step(
         input_ids=input_ids,
         attention_mask=attention_mask,
         encoder_hidden_states=encoder_hidden_states,
-        past_key_values=cache,
+        cache=cache,
         use_cache=True,
     ).logits
     return logits, *(tensor for layer in cache.self_attention_cache.layers for tensor in (layer.keys, layer.values))

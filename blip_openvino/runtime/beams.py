@@ -28,7 +28,7 @@ class Beam:
 class Row:
     """The beams of one row: those that grow, and the best of those that have ended, best first.
 
-    The rules are those of transformers 5.23. Each step looks at the likeliest candidates, twice as many as there are
+    The rules are those of transformers 5.24. Each step looks at the likeliest candidates, twice as many as there are
     beams. Those that end are kept if they are in the better half, and ranked by their log-probability divided by their
     length to the power of `length_penalty`. The row is settled when as many have ended as there are beams, and the best
     one that grows, at its present length, would not outrank the last of them. With `early_stopping` True it is settled

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class DecoderState:
     """One generation in progress: an infer request, whose state is self-attention's cache, and which tokens it sees.
 
-    It is what `generate` of transformers keeps as `past_key_values`. Any number of generations may take their steps in
+    It is what `generate` of transformers keeps as its `cache`. Any number of generations may take their steps in
     any order, from any threads.
     """
 

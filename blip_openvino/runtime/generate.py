@@ -41,17 +41,16 @@ class GenerateDriver(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor,  # [rows, T] int64; all tokens at the first step, the new ones after it
         attention_mask: Tensor | None = None,  # [rows, past + T] int64
-        past_key_values: DecoderState | None = None,
+        cache: DecoderState | None = None,
         use_cache: bool = True,
         return_dict: bool = True,
     ) -> CausalLMOutputWithCrossAttentions:
         """One generation step: `logits` [rows, 1, vocabulary] float32 of the last position, and the state after it."""
-        is_new = not isinstance(past_key_values, DecoderState)
-        state = DecoderState(self.text_decoder, self.tokens) if is_new else past_key_values
+        state = cache if isinstance(cache, DecoderState) else DecoderState(self.text_decoder, self.tokens)
         mask = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].contiguous().numpy()
         logits = state.step(input_ids.contiguous().numpy(), mask)
         return CausalLMOutputWithCrossAttentions(
-            logits=torch.from_numpy(logits)[:, None], past_key_values=state if use_cache else None
+            logits=torch.from_numpy(logits)[:, None], cache=state if use_cache else None
         )
 
     def _prepare_cache_for_generation(self, *args, **kwargs) -> None:
@@ -100,7 +99,7 @@ def text_decoder_forward(
     ov_text_decoder_with_past: ov.CompiledModel,
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
-    past_key_values: PlainCache | None = None,
+    cache: PlainCache | None = None,
     encoder_hidden_states: Tensor | None = None,
     encoder_attention_mask: Tensor | None = None,
     **kwargs,
@@ -110,7 +109,7 @@ def text_decoder_forward(
     `text_decoder.forward = partial(text_decoder_forward, ov_text_decoder_with_past=compiled)` makes a PyTorch text
     decoder of transformers run it. All other arguments are those of its `forward`.
     """
-    past = past_key_values if isinstance(past_key_values, PlainCache) else PlainCache()
+    past = cache if isinstance(cache, PlainCache) else PlainCache()
     rows, encoder_rows = len(input_ids), encoder_hidden_states.shape[:2]
     if attention_mask is None:
         attention_mask = torch.ones(rows, past.get_seq_length() + input_ids.shape[1], dtype=torch.int64)
@@ -120,7 +119,7 @@ def text_decoder_forward(
     ports = ov_text_decoder_with_past.inputs[len(inputs) :]
     outputs = ov_text_decoder_with_past([*(each.contiguous().numpy() for each in inputs), *past.arrays(rows, ports)])
     past.present = list(outputs.values())[1:]
-    return CausalLMOutputWithCrossAttentions(logits=torch.from_numpy(outputs["logits"]), past_key_values=past)
+    return CausalLMOutputWithCrossAttentions(logits=torch.from_numpy(outputs["logits"]), cache=past)
 
 
 class PlainCache:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Literal
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from transformers import BlipImageProcessorPil
 
     from blip_openvino.runtime.arrays import Array
-
-BANDS = 4
-"""An image is resized in this many bands, each by its own thread: the same number everywhere, for the same pixels."""
 
 PAD_TOKEN = "[PAD]"
 """Of BERT's tokenizer, which every BLIP has."""
@@ -131,25 +127,17 @@ class OVBlipProcessor:
 
 
 def preprocess_image(image_settings: SimpleNamespace | BlipImageProcessorPil, image: Image.Image) -> np.ndarray:
-    """What transformers' image processor makes of an RGB image, [1, 3, H, W] float32, to within one of 256 levels.
-
-    It is resized in bands at the same time, in which some pixels are rounded otherwise than in a whole image.
+    """What transformers' image processor makes of an RGB image with Pillow: [1, 3, H, W] float32.
 
     Args:
         image_settings: size, mean and so on, with the names of transformers' image processor, or that itself.
     """
     height, width = image_settings.size["height"], image_settings.size["width"]
+    resized = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
     pixel_values = np.empty((1, 3, height, width), np.float32)
-    edges = [height * band // BANDS for band in range(BANDS + 1)]
-
-    def fill(top: int, bottom: int) -> None:
-        box = (0, top * image.height / height, image.width, bottom * image.height / height)
-        resized = np.asarray(image.resize((width, bottom - top), Image.Resampling.BICUBIC, box))
-        for channel, (mean, std) in enumerate(zip(image_settings.image_mean, image_settings.image_std, strict=True)):
-            band = pixel_values[0, channel, top:bottom]
-            np.multiply(resized[:, :, channel], np.float32(image_settings.rescale_factor / std), out=band)
-            band -= np.float32(mean / std)
-
-    with ThreadPoolExecutor(BANDS) as pool:
-        list(pool.map(fill, edges[:-1], edges[1:]))
+    for channel, (mean, std) in enumerate(zip(image_settings.image_mean, image_settings.image_std, strict=True)):
+        np.multiply(
+            resized[:, :, channel], np.float32(image_settings.rescale_factor / std), out=pixel_values[0, channel]
+        )
+        pixel_values[0, channel] -= np.float32(mean / std)
     return pixel_values

@@ -20,23 +20,11 @@ BLIP_BASE = BlipImageProcessorPil(size={"height": 384, "width": 384})
 @pytest.mark.parametrize(
     "size", [(384, 384), (1024, 768), (385, 2000), (4000, 400), (64, 64), (1, 1), (1, 5000), (383, 1000)]
 )
-def test_pixels_are_those_of_transformers_to_within_one_of_256_levels(size):
+def test_pixels_are_those_of_transformers(size):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
     expected, found = BLIP_BASE(image, return_tensors="np")["pixel_values"], preprocess_image(BLIP_BASE, image)
-    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
-    assert np.abs((found - expected) * np.reshape(BLIP_BASE.image_std, (3, 1, 1)) * 255).max() <= 1.001
-
-
-def test_answers_and_captions_are_unchanged_on_enlarged_test_images(ours, processor, easy_vqa, f32_model):
-    """The test split's images at five times their size, as another camera would have taken them."""
-    images = [Image.open(path).convert("RGB").resize((320, 300)) for path in easy_vqa.paths[::8]]
-    expected = processor.image_processor(images, return_tensors="np")["pixel_values"]
-    inputs = ours(images, ["what color is the shape?"] * len(images))
-    assert not np.array_equal(inputs["pixel_values"], expected)
-    theirs = inputs | {"pixel_values": expected}
-    assert np.array_equal(f32_model.generate_answer(**inputs), f32_model.generate_answer(**theirs))
-    captions = [f32_model.generate_caption(each["pixel_values"]) for each in (inputs, theirs)]
-    assert np.array_equal(*captions)
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
 
 
 def test_token_ids_and_decoded_texts_are_those_of_transformers(ours, processor, easy_vqa):
