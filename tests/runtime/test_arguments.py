@@ -78,7 +78,7 @@ REFUSED = [
     ({"zzz": 3}, "'zzz' is no argument of a generation here; there are bad_words_ids, "),
     *(
         ({name: 1}, f"'{name}' is no argument of a generation here")
-        for name in ("encoder_hidden_states", "inputs", "cache", "custom_generate")
+        for name in ("encoder_hidden_states", "inputs", "past_key_values", "cache", "custom_generate")
     ),
     *(({name: 0.5}, f"{name} is 0.5, but nothing is sampled: add do_sample=True") for name in sorted(SAMPLING)),
 ]

@@ -23,7 +23,7 @@ BLIP_BASE = BlipImageProcessorPil(size={"height": 384, "width": 384})
 def test_pixels_are_those_of_transformers(size):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
     expected, found = BLIP_BASE(image, return_tensors="np")["pixel_values"], preprocess_image(BLIP_BASE, image)
-    assert found.dtype == expected.dtype
+    assert (found.shape, found.dtype) == (expected.shape, expected.dtype)
     np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
 
 
