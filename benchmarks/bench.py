@@ -17,22 +17,24 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 
 import torch
 from transformers import BlipConfig
 
 from benchmarks.checkpoint import blip_base, blip_processor
 from benchmarks.curves import CurveRounds, curve_sides, draw, table
-from benchmarks.limits import Tokens, limits, measure
+from benchmarks.limits import Meter, Tokens, limits
 from benchmarks.prepare import MAKERS, prepare, sizes
 from benchmarks.report import RESULTS, results_table
 from benchmarks.rounds import ROOT, Effort, Rounds
 from benchmarks.sides import SIDES, Spec
-from benchmarks.workloads import ANSWER_TOKENS, BEAMS, CAPTION_TOKENS, QUESTION
+from benchmarks.workloads import ANSWER_TOKENS, BEAMS, CAPTION_TOKENS, PARTS, QUESTION, TASKS
 
 FOLDER = ROOT / "build" / "blip-base-random"
 FULL = Effort(rounds=2, seconds=40, loads=3, batch=4)
@@ -101,12 +103,13 @@ def run(measured: Callable[[Mapping[str, object], bool], dict[str, object]], qui
 
 def measured_table(about: Mapping[str, object], quick: bool) -> dict[str, object]:
     """All tasks of all sides, and the limits of the machine."""
-    effort, ceilings = QUICK if quick else FULL, measure()
-    rounds = Rounds(sides_here(about), FOLDER, effort)
+    effort, meter, rates = QUICK if quick else FULL, Meter(), defaultdict(list)  # rates by task
+    rounds = Rounds(sides_here(about), FOLDER, effort, between=lambda task: rates[task].append(meter.read()))
     rounds.run()
-    ceilings = ceilings.best(measure())
     question_tokens = len(blip_processor()(text=QUESTION)["input_ids"])
     tokens = Tokens(question_tokens, ANSWER_TOKENS, CAPTION_TOKENS, BEAMS, effort.batch)
+    beside = {task: {kind: median(each[kind] for each in rates[task]) for kind in meter.fastest} for task in TASKS}
+    beside |= {part: beside[task] for part, (task, _) in PARTS.items()}
     return {
         "effort": asdict(effort),
         "tokens": asdict(tokens),
@@ -115,8 +118,8 @@ def measured_table(about: Mapping[str, object], quick: bool) -> dict[str, object
         "memory": rounds.memory,
         "failures": rounds.failures,
         "sizes": sizes(FOLDER),
-        "ceilings": asdict(ceilings),
-        "limits": limits(BlipConfig.from_pretrained(FOLDER), ceilings, tokens),
+        "rates": {kind: [each[kind] for task in TASKS for each in rates[task]] for kind in meter.fastest},
+        "limits": limits(BlipConfig.from_pretrained(FOLDER), beside, tokens),
     }
 
 

@@ -1,12 +1,13 @@
-"""How fast a part could run on this machine at best: its operations at the best measured rate of matrix products, or
-its bytes at the best measured read bandwidth, whichever takes longer. What activations move is left out.
+"""How fast a part could run on this machine at best: its operations at the rate of the fastest matrix products, or its
+bytes at the bandwidth of the fastest reading, whichever takes longer. What activations move is left out.
 
 An operation is a multiplication or an addition, so a product [M, K] x [K, N] has 2·M·K·N.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import onnx
@@ -29,11 +30,11 @@ SCALE_BYTES = 2 / 64
 
 @dataclass(frozen=True)
 class Precision:
-    """Bytes of a weight, in the layers and in the vocabulary's product (which INT4 leaves at INT8), and whose rate."""
+    """Bytes of a weight, in the layers and in the vocabulary's product (INT8 where layers are INT4); kind of products."""
 
     layer_bytes: float
     vocabulary_bytes: float
-    rate: str
+    products: str
 
 
 PRECISIONS = {
@@ -43,17 +44,8 @@ PRECISIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What was measured: operations a second by kind, "float" and "int8", and bytes a second."""
-
-    rates: dict[str, float]
-    bandwidth: float
-
-    def best(self, other: "Machine") -> "Machine":
-        """The better of two measurements in everything."""
-        rates = {name: max(rate, other.rates[name]) for name, rate in self.rates.items()}
-        return Machine(rates, max(self.bandwidth, other.bandwidth))
+Rates = Mapping[str, float]
+"""What a machine does in a second: operations of products in "float" and in "int8", and "bytes" that it reads."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +55,8 @@ class Work:
     operations: float
     bytes: float
 
-    def seconds(self, machine: Machine, precision: Precision) -> float:
-        return max(self.operations / machine.rates[precision.rate], self.bytes / machine.bandwidth)
+    def seconds(self, rates: Rates, precision: Precision) -> float:
+        return max(self.operations / rates[precision.products], self.bytes / rates["bytes"])
 
 
 @dataclass(frozen=True)
@@ -179,16 +171,25 @@ class Tokens:
     batch: int
 
 
-def limits(config: BlipConfig, machine: Machine, tokens: Tokens) -> dict[str, dict[str, float]]:
-    """Seconds for each part and workload, by the name of the precision."""
-    return {name: limits_at(precision, Geometry.of(config), machine, tokens) for name, precision in PRECISIONS.items()}
+def limits(config: BlipConfig, beside: Mapping[str, Rates], tokens: Tokens) -> dict[str, dict[str, float]]:
+    """Seconds by precision and task, or part of one, at the rates that the machine had `beside` each.
+
+    Tasks that have no limit are left out.
+    """
+    g = Geometry.of(config)
+
+    def seconds(precision: Precision) -> dict[str, float]:
+        found = {task: limits_at(precision, g, rates, tokens) for task, rates in beside.items()}
+        return {task: limits[task] for task, limits in found.items() if task in limits}
+
+    return {name: seconds(precision) for name, precision in PRECISIONS.items()}
 
 
-def limits_at(precision: Precision, g: Geometry, machine: Machine, tokens: Tokens) -> dict[str, float]:
+def limits_at(precision: Precision, g: Geometry, rates: Rates, tokens: Tokens) -> dict[str, float]:
     """Seconds for each part and workload: a whole's limit is the sum of its parts'."""
 
     def seconds(work: Work) -> float:
-        return work.seconds(machine, precision)
+        return work.seconds(rates, precision)
 
     def generate(new_tokens: int, rows: int, encoder: tuple[int, int]) -> float:
         steps = [decoder_step(g, precision, rows, past, encoder) for past in range(new_tokens)]
@@ -214,15 +215,22 @@ def limits_at(precision: Precision, g: Geometry, machine: Machine, tokens: Token
     }
 
 
-def best_seconds(run: Callable[[], object], runs: int = 10) -> float:
-    """The shortest of some runs, after one that does not count: a limit is what the machine can do undisturbed."""
-    run()
-    seconds = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+@dataclass(frozen=True)
+class Way:
+    """Something to be timed: it does that `amount` of operations, or reads so many bytes."""
+
+    amount: float
+    run: Callable[[], object]
+
+    def rate(self, runs: int = 10) -> float:
+        """The amount a second, in the quickest of some runs after one that does not count."""
+        self.run()
+        seconds = []
+        for _ in range(runs):
+            start = time.perf_counter()
+            self.run()
+            seconds.append(time.perf_counter() - start)
+        return self.amount / min(seconds)
 
 
 def feed_forward(precision: str) -> ov.Model:
@@ -247,28 +255,24 @@ def feed_forward(precision: str) -> ov.Model:
     return ov.Model([node], [tokens])
 
 
-def product_rate(core: ov.Core, model: ov.Model, hint: str) -> float:
-    """Operations a second of a model that `feed_forward` made, under an inference precision hint."""
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
-    request = compiled.create_infer_request()
+def openvino_products(precision: str, hint: str, convolved: bool = False) -> Way:
+    """The products of `feed_forward` in OpenVINO, under an inference precision hint."""
+    model = feed_forward(precision)
+    if convolved:
+        products_as_convolutions(model, precision)
+    request = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint}).create_infer_request()
     tokens = np.random.default_rng(0).standard_normal((1, ROWS, WIDTH), dtype=np.float32)
-    return OPERATIONS / best_seconds(lambda: request.infer([tokens], share_inputs=True))
+    return Way(OPERATIONS, lambda: request.infer([tokens], share_inputs=True))
 
 
-def torch_product_rate() -> float:
-    """Operations a second of the same products in PyTorch, float32."""
+def torch_products() -> Way:
+    """The same products in PyTorch, float32."""
     weights = [torch.randn(*shape) for shape in [(WIDTH, INNER), (INNER, WIDTH)] * PAIRS]
-
-    def products() -> None:
-        tokens = torch.randn(ROWS, WIDTH)
-        for weight in weights:
-            tokens = tokens @ weight
-
-    return OPERATIONS / best_seconds(products)
+    return Way(OPERATIONS, lambda: reduce(torch.matmul, weights, torch.randn(ROWS, WIDTH)))
 
 
-def onnx_product_rate() -> float:
-    """Operations a second of one such product of 8-bit integers in ONNX Runtime."""
+def onnx_product() -> Way:
+    """One such product of 8-bit integers in ONNX Runtime."""
     draw = np.random.default_rng(0)
     weights = onnx.numpy_helper.from_array(draw.integers(-127, 128, (WIDTH, INNER), dtype=np.int8), "weights")
     graph = onnx.helper.make_graph(
@@ -281,24 +285,32 @@ def onnx_product_rate() -> float:
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     tokens = draw.integers(0, 256, (ROWS, WIDTH), dtype=np.uint8)
-    return 2 * ROWS * WIDTH * INNER / best_seconds(lambda: session.run(None, {"tokens": tokens}))
+    return Way(2 * ROWS * WIDTH * INNER, lambda: session.run(None, {"tokens": tokens}))
 
 
-def measure() -> Machine:
-    """The machine's rates and bandwidth, by whatever is fastest here: some ten seconds."""
-    core = ov.Core()
-    hints = ["f32"] + ["bf16"] * ("BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-
-    def convolved_rate(precision: str, hint: str) -> float:
-        model = feed_forward(precision)
-        products_as_convolutions(model, precision)
-        return product_rate(core, model, hint)
-
-    floating = max(torch_product_rate(), *(product_rate(core, feed_forward("float32"), hint) for hint in hints))
+def ways() -> dict[str, list[Way]]:
+    """How what `Rates` counts could be done here, by kind."""
+    hints = ["f32"] + ["bf16"] * ("BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    floating = [torch_products(), *(openvino_products("float32", hint) for hint in hints)]
     if "bf16" in hints:
-        floating = max(floating, convolved_rate("FP16", "bf16"))
-    integer = [product_rate(core, feed_forward("INT8"), hint) for hint in hints]
-    int8 = max(floating, onnx_product_rate(), convolved_rate("INT8", "f32"), *integer)
+        floating.append(openvino_products("FP16", "bf16", convolved=True))
+    int8 = [onnx_product(), openvino_products("INT8", "f32", convolved=True)]
+    int8 += [openvino_products("INT8", hint) for hint in hints]
     much, vector = torch.ones(2**15, 2**12), torch.ones(2**12)  # 512 MiB, far more than any cache
-    seconds = min(best_seconds(much.sum), best_seconds(lambda: much @ vector))
-    return Machine({"float": floating, "int8": int8}, much.numel() * much.element_size() / seconds)
+    size = much.numel() * much.element_size()
+    return {
+        "float": floating,
+        "int8": floating + int8,
+        "bytes": [Way(size, much.sum), Way(size, lambda: much @ vector)],
+    }
+
+
+class Meter:
+    """Measures what this machine does at the moment; finding the fastest ways first takes some ten seconds."""
+
+    def __init__(self):
+        self.fastest = {kind: max(each, key=Way.rate) for kind, each in ways().items()}
+
+    def read(self) -> Rates:
+        """In some 0.1 seconds."""
+        return {kind: way.rate(runs=3) for kind, way in self.fastest.items()}

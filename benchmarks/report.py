@@ -6,7 +6,7 @@ comments. A notebook can quote `short_table` or `option_line` of `latest_results
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -22,6 +22,8 @@ RIVALS = {"PyTorch": "PyTorch", "published": "published recipe", "ONNX Runtime":
 OURS, OPTION = ("ours FP16", "ours INT8"), "ours INT4"
 """`OPTION` has a line of its own instead of a column."""
 OPTION_TASKS = ("answer", "answer again", "caption", "caption, 3 beams", "batch", "peak memory")
+UNITS = {"float": (1e12, "T/s (float)"), "int8": (1e12, "T/s (int8)"), "bytes": (1e9, "GB/s")}
+"""Of rates, and how many a second they are."""
 SHORT = ("answer", "answer again", "caption", "load", "peak memory")
 
 
@@ -45,6 +47,13 @@ def latest_results() -> dict:
 
 def digits(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def median_and_spread(runs: Sequence[float], show: Callable[[float], float]) -> str:
+    """Such as `349 ±3%`: half the range from the 10th to the 90th percentile, if there was more than one run."""
+    low, high = np.percentile(runs, [10, 90])
+    spread = f" ±{(high - low) / 2 / median(runs):.0%}" if len(runs) > 1 else ""
+    return digits(show(median(runs))) + spread
 
 
 def tasks_of(results: dict) -> dict[str, dict[str, list[float]]]:
@@ -92,8 +101,7 @@ def cell(results: dict, task: str, side: str) -> str:
     runs, (_, show) = tasks_of(results)[task].get(side), labelled(results, task)
     if not runs:
         return "failed" if side in results["failures"].get(task, {}) else "-"
-    low, high = np.percentile(runs, [10, 90])
-    return f"{digits(show(median(runs)))} ±{(high - low) / 2 / median(runs):.0%}"
+    return median_and_spread(runs, show)
 
 
 def limit_cell(results: dict, task: str, side: str) -> str:
@@ -117,14 +125,17 @@ def option_line(results: dict) -> str:
 
 def results_table(results: dict) -> str:
     """Where, when and how it was measured, every task and part on every side, and what failed."""
-    about, tokens, ceilings, effort = (results[name] for name in ("machine", "tokens", "ceilings", "effort"))
+    about, tokens, effort = (results[name] for name in ("machine", "tokens", "effort"))
     versions = ", ".join(f"{package} {number}" for package, number in about["versions"].items())
-    rates = ", ".join(f"{rate / 1e12:.2f} T/s ({name})" for name, rate in ceilings["rates"].items())
+    rates = ", ".join(
+        f"{median_and_spread(each, lambda rate, unit=UNITS[kind][0]: rate / unit)} {UNITS[kind][1]}"
+        for kind, each in results["rates"].items()
+    )
     counts = ", ".join(f"{task} {len(results['seconds'][task].get(BASELINE, []))}" for task in ("batch", "load"))
     heading = (
         f"{where(results)}; {versions}; {tokens['question']} question, {tokens['answer']} answer, {tokens['caption']} "
         f"caption tokens. Medians of at least {effort['rounds']} rounds ({counts}), ± half the 10-90 % range; other "
-        f"guests took {results['stolen']:.1%} of the time. Limits: {rates}, {ceilings['bandwidth'] / 1e9:.1f} GB/s."
+        f"guests took {results['stolen']:.1%} of the time. Rates of the machine: {rates}."
     )
     known = results["seconds"]["load"].keys() | results["failures"].get("load", {}).keys()
     sides = [side for side in SIDES if side in known and side != OPTION]

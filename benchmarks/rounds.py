@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.sides import BASELINE, CACHING, CLASSES, TOLERANCES, Spec
-from benchmarks.workloads import ALL_TASKS, TASKS, part_seconds
+from benchmarks.workloads import ALL_TASKS, PARTS, TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_ROUNDS = 30
@@ -114,10 +114,20 @@ def check(task: str, spec: Spec, reply: dict[str, object], expected: dict[str, o
 
 
 class Rounds:
-    """All measurements of some sides over the files in `folder`: run once, then read."""
+    """All measurements of some sides over the files in `folder`: run once, then read.
 
-    def __init__(self, sides: Mapping[str, Spec], folder: Path, effort: Effort, tasks: Iterable[str] = TASKS):
-        self.sides, self.folder, self.effort, self.tasks = sides, folder, effort, tasks
+    `between` is called with the name of the task after each of its rounds.
+    """
+
+    def __init__(
+        self,
+        sides: Mapping[str, Spec],
+        folder: Path,
+        effort: Effort,
+        tasks: Iterable[str] = TASKS,
+        between: Callable[[str], object] = lambda task: None,
+    ):
+        self.sides, self.folder, self.effort, self.tasks, self.between = sides, folder, effort, tasks, between
         self.workers: dict[str, Worker] = {}
         self.expected: dict[str, dict[str, object]] = {}
         self.seconds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))  # by task and side
@@ -143,9 +153,10 @@ class Rounds:
 
     def parts(self) -> dict[str, dict[str, list[float]]]:
         """Seconds by part and side."""
-        by_side = {side: part_seconds(laps) for side, laps in self.laps.items()}
-        names = next(iter(by_side.values()), {})
-        return {name: {side: parts[name] for side, parts in by_side.items() if parts[name]} for name in names}
+        return {
+            part: {side: [read(run) for run in laps[task]] for side, laps in self.laps.items() if laps.get(task)}
+            for part, (task, read) in PARTS.items()
+        }
 
     def turns(self, task: str, sides: Sequence[str], turn: Callable[[str, str], None]) -> list[str]:
         """A turn for each side; those on which it went well. A task that fails once has no times on that side."""
@@ -174,6 +185,7 @@ class Rounds:
             rounds < MOST_ROUNDS and spent * (rounds + 1) / rounds < self.effort.seconds
         ):
             sides = self.turns(task, sides, self.timed_run)
+            self.between(task)
             rounds, spent = rounds + 1, time.perf_counter() - start
         self.turns(task, sides, self.checked_run)
 

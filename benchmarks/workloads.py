@@ -141,16 +141,14 @@ def run(side: Side, inputs: Inputs | None, name: str, checked: bool = False) -> 
     return {"seconds": seconds, "laps": laps.seconds, "tokens": tokens, "values": values}
 
 
-def part_seconds(laps: dict[str, list[list[float]]]) -> dict[str, list[float]]:
-    """What one side's parts took in each run of "answer", "answer again" and "caption", as far as it has them.
+PARTS = {
+    "vision model": ("caption", lambda laps: laps[0]),
+    "text encoder, first question": ("answer", lambda laps: laps[1] - laps[0]),
+    "text encoder, another question": ("answer again", lambda laps: laps[1] - laps[0]),
+    "decoder, first step over the image": ("caption", lambda laps: laps[2] - laps[0]),
+    "decoder, later step over the image": ("caption", lambda laps: float(np.median(np.diff(laps[2:])))),
+}
+"""The task whose laps each part is read from, and how.
 
-    Laps are: image encoded, prompt handed over (for a question: text encoder done), first token, second, ...
-    """
-    answer, again, caption = (laps.get(name, []) for name in ("answer", "answer again", "caption"))
-    return {
-        "vision model": [run[0] for run in caption],
-        "text encoder, first question": [run[1] - run[0] for run in answer],
-        "text encoder, another question": [run[1] - run[0] for run in again],
-        "decoder, first step over the image": [run[2] - run[0] for run in caption],
-        "decoder, later step over the image": [float(np.median(np.diff(run[2:]))) for run in caption],
-    }
+Laps are: image encoded, prompt handed over (for a question: text encoder done), first token, second, ...
+"""
