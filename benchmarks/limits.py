@@ -30,7 +30,7 @@ SCALE_BYTES = 2 / 64
 
 @dataclass(frozen=True)
 class Precision:
-    """Bytes of a weight, in the layers and in the vocabulary's product (INT8 where layers are INT4); kind of products."""
+    """Bytes of a weight in the layers and in the vocabulary's product (INT8 where layers are INT4); what multiplies."""
 
     layer_bytes: float
     vocabulary_bytes: float
